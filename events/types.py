@@ -217,8 +217,7 @@ class ClusterFormed(ConsensusEvent):
 class MembershipChanged(ConsensusEvent):
     """A member was added, removed or updated; the entry that does so is committed.
 
-    `action` is ``added``, ``removed`` or ``updated``: a member got another address, part (voter, learner), priority or
-    URL, or the mark never to lead.
+    `action` is ``added``, ``removed`` or ``updated``: a member got another address, or another part (voter, learner).
     """
 
     kind: ClassVar[str] = "consensus.cluster.membership.changed"

@@ -12,6 +12,7 @@ from typing import Final
 import msgpack
 
 from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -75,7 +76,7 @@ class LogView:
         return [entry.index for entry in self.entries if entry.kind == DAMAGED]
 
 
-def inspect_log(data: Path, first: int | None = None, count: int = 20) -> LogView:
+def inspect_log(data: Path, first: int | None = None, count: int = 20, key: EncryptionKey | None = None) -> LogView:
     """Read entries of a stopped node's log, locking its folder meanwhile.
 
     Args:
@@ -83,18 +84,19 @@ def inspect_log(data: Path, first: int | None = None, count: int = 20) -> LogVie
         first: the index of the first entry to read; None for the last `count` entries. Indexes that were compacted away
             are passed over.
         count: how many entries to read at the most, 0 to `ENTRIES_MAX`.
+        key: the node's key, if its folder is encrypted.
 
     A damaged entry is returned as such and raises nothing; `forge-consensus log verify` looks at all of them. Raises
-    `InvalidConfigError` for a count or an index that cannot be, `FolderLockedError` if a node runs on the folder,
-    `FolderNotFoundError` if there is no node's folder, `CorruptionError` if its tables or its own records are damaged,
-    `StorageError` if they cannot be read.
+    `InvalidConfigError` for a count, an index or a key that cannot be, `FolderLockedError` if a node runs on the
+    folder, `FolderNotFoundError` if there is no node's folder, `CorruptionError` if its tables or its own records are
+    damaged, `StorageError` if they cannot be read.
 
     """
     if not 0 <= count <= ENTRIES_MAX:
         raise InvalidConfigError(f"{count} entries cannot be read at once: name 0 to {ENTRIES_MAX}")
     if first is not None and first < 1:
         raise InvalidConfigError(f"there is no entry {first}: indexes begin at 1")
-    with StoppedFolder(data) as folder, folder.reading() as tables:
+    with StoppedFolder(data, key) as folder, folder.reading() as tables:
         identity, hard = own_row(tables, IDENTITY), own_row(tables, HARD)
         _, node_id, cluster_id, *_ = msgpack.unpackb(identity)
         term, vote, commit_index, last = msgpack.unpackb(hard)

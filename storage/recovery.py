@@ -22,7 +22,7 @@ import msgpack
 from forge_consensus.config.cluster_id import made_anew
 from forge_consensus.config.node import checked_peers
 from forge_consensus.errors import RecoveryRefusedError
-from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.tables import Batch, TablesView
 from forge_consensus.storage.ledger.applying import APPLIED, decode_point, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -98,6 +98,7 @@ def recover_folder(
     *,
     new_text: Callable[[], str],
     address: str = "",
+    key: EncryptionKey | None = None,
 ) -> RecoveryPlan | None:
     """Make the node of a folder the only member of a new cluster that goes on with its data.
 
@@ -107,16 +108,17 @@ def recover_folder(
         new_text: returns a new random text of at least 12 hexadecimal digits each time, for the new cluster's id and
             for the new incarnation of the folder.
         address: where the node is reached from now on, HOST:PORT; empty for the address that it had.
+        key: the node's key, if its folder is encrypted.
 
     Returns the plan that was carried out, None if it was not confirmed. Raises `RecoveryRefusedError` if there is
     nothing to recover, `InvalidConfigError` for an address that cannot be, `CorruptionError` for a damaged folder,
     `FolderNotFoundError` and `FolderLockedError` as every command for a stopped node does, and `StorageError`.
 
     """
-    with StoppedFolder(data) as folder:
+    with StoppedFolder(data, key) as folder:
         report = VerifyReport(str(data))
         verify_tables(folder, report)
-        verify_snapshots(folder.snapshots_path, report)
+        verify_snapshots(folder, report)
         report.raise_for_faults()
         with folder.reading() as tables:
             found = find(tables, folder.snapshots_path)
@@ -135,7 +137,7 @@ def recover_folder(
         folder.begin_changes()
         batch = Batch()
         stage(batch, found, plan, token, incarnation)
-        with LmdbTables(folder.tables_path) as tables:
+        with folder.writing() as tables:
             tables.commit(batch)
         return plan
 
@@ -178,7 +180,7 @@ def newer_file(tables: TablesView, snapshots: Path, found: Found) -> SnapshotInf
     """
     if get_meta(tables, APPLIED) is not None:
         return None  # the machine is kept in the ledger, and such a file is never used
-    newest = newest_valid(snapshots, lambda index, term: term <= found.term).info
+    newest = newest_valid(snapshots, lambda index, term: term <= found.term, keys=tables.files).info
     return newest if newest is not None and newest.index > found.last_index else None
 
 
@@ -188,10 +190,10 @@ def times_of_state(tables: TablesView, snapshots: Path) -> tuple[int, int]:
     if stored is not None:
         _, point = decode_point(stored)
         return point.time_ms, point.elapsed_ms
-    newest = newest_valid(snapshots).info
+    newest = newest_valid(snapshots, keys=tables.files).info
     if newest is None:
         return 0, UNTIMED
-    point, _ = point_of(read_header(newest.path))
+    point, _ = point_of(read_header(newest.path, tables.files))
     return point.time_ms, point.elapsed_ms
 
 

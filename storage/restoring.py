@@ -32,8 +32,10 @@ from forge_consensus.errors import (
     InvalidConfigError,
     StorageError,
 )
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.storage.backends.encrypted_file import FileKeys, OneKey, key_id_of
 from forge_consensus.storage.backends.folder import Folder, explain
-from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.folder_tables import open_tables
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import Point, point_of, put_point
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -46,7 +48,13 @@ from forge_consensus.storage.machines.machine import LedgerMachine
 from forge_consensus.storage.machines.naming import BUILT_IN
 from forge_consensus.storage.machines.naming import name_of as name_of_machine
 from forge_consensus.storage.machines.session_rows import ID_BYTES, rows_in_chunk
-from forge_consensus.storage.snapshots.file import SnapshotReader, read_chunks, write_snapshot
+from forge_consensus.storage.snapshots.file import (
+    SnapshotInfo,
+    SnapshotReader,
+    open_snapshot,
+    read_chunks,
+    write_snapshot,
+)
 from forge_consensus.storage.snapshots.origin import CLUSTER, origin_of
 
 GENERATION: Final = 1
@@ -86,7 +94,9 @@ class SnapshotReport:
     chunks: int
     size_bytes: int
     sha256: str
-    """The checksum of the whole file."""
+    """The checksum of the whole file, before it was encrypted."""
+    key_id: str = ""
+    """The id of the key that it is encrypted with; empty if it is not encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +112,34 @@ class Restored:
     term: int
 
 
-def inspect_snapshot(file: Path) -> SnapshotReport:
-    """Read a snapshot file to its end, check it, and say what it is.
+def inspect_snapshot(file: Path, key: EncryptionKey | None = None) -> SnapshotReport:
+    """Read a snapshot file to its end, check it, and say what it is; `key` is its key, if it is encrypted.
 
-    Raises `FolderNotFoundError` if there is no such file, `CorruptionError` for one that is damaged or no snapshot,
-    `UnsupportedVersionError` for one of a later version, `StorageError` if it cannot be read.
+    Raises `InvalidConfigError` for a key that is missing or another one, `FolderNotFoundError` if there is no such
+    file, `CorruptionError` for one that is damaged or no snapshot, `UnsupportedVersionError` for one of a later
+    version, `StorageError` if it cannot be read.
     """
-    return opened(file)[0]
+    return opened(file, keys_of(file, key))[0]
 
 
-def opened(file: Path) -> tuple[SnapshotReport, dict[str, Any]]:
-    """The report of a file, and its header; raises as `inspect_snapshot`."""
+def keys_of(file: Path, key: EncryptionKey | None) -> FileKeys | None:
+    """The keys of a file; None for one that is not encrypted, whatever key is given.
+
+    Backups come from anywhere, so a plain one is read too. Raises as `inspect_snapshot`.
+    """
     if not file.is_file():
         raise FolderNotFoundError(f"there is no file {file}: name a file that snapshot save made")
     try:
-        with file.open("rb") as stream:
+        is_encrypted = bool(key_id_of(file))
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {explain(error)}") from error
+    return OneKey(key) if is_encrypted and key is not None else None
+
+
+def opened(file: Path, keys: FileKeys | None) -> tuple[SnapshotReport, dict[str, Any]]:
+    """The report of a file, and its header; raises as `inspect_snapshot`."""
+    try:
+        with open_snapshot(file, keys) as stream:
             reader = SnapshotReader(file, stream)
             header = reader.header()
             chunks = sum(1 for _ in reader.chunks())
@@ -148,6 +171,7 @@ def opened(file: Path) -> tuple[SnapshotReport, dict[str, Any]]:
         chunks=chunks,
         size_bytes=reader.size_bytes,
         sha256=digest.hexdigest(),
+        key_id="" if keys is None else keys.key.id,
     )
     return report, header
 
@@ -167,6 +191,8 @@ def restore_snapshot(
     cluster: str = "",
     token: str = "",
     machine: type[LedgerMachine] | None = None,
+    key: EncryptionKey | None = None,
+    file_key: EncryptionKey | None = None,
 ) -> Restored:
     """Make a folder for a node of a new cluster that begins with the state in a snapshot file.
 
@@ -181,6 +207,8 @@ def restore_snapshot(
         token: tells this restore from another one of the same file with the same members, which must not mix with it;
             the same on all members.
         machine: the class of the machine, if it keeps its state in the ledger and is not the built-in one.
+        key: the key of the node, with which the new folder is encrypted; None leaves it plain.
+        file_key: the key of the file, if it is encrypted with another one.
 
     Raises `AlreadyExistsError` if the folder is not empty, `InvalidConfigError` for what does not fit together, and as
     `inspect_snapshot`, `Folder` and `write_snapshot` do. Then nothing is left in the folder.
@@ -188,7 +216,7 @@ def restore_snapshot(
     """
     if node_id not in members:
         raise InvalidConfigError(f"node {node_id!r} is not among the members {', '.join(members)}: name it too")
-    report, header = opened(file)
+    report, header = opened(file, keys := keys_of(file, file_key or key))
     importing = importer(report, machine)
     check_empty(data)
     anew = new_id(report, members, cluster, token or ("" if len(members) > 1 else new_text()))
@@ -198,11 +226,11 @@ def restore_snapshot(
     with Folder(data) as folder:
         check_empty(data, {folder.lock_path, folder.snapshots_path})
         try:
-            changed = {"configuration": configuration.encode(), "sessions": [], CLUSTER: anew}
-            info = write_snapshot(folder.snapshots_path, {**header, **changed}, read_chunks(file))
-            with LmdbTables(folder.tables_path) as tables:
+            changed = header | {"configuration": configuration.encode(), "sessions": [], CLUSTER: anew}
+            with open_tables(folder, key) as tables:
+                info = write_snapshot(folder.snapshots_path, changed, read_chunks(file, keys), tables.files)
                 if importing is not None:
-                    import_state(tables, importing, info.path)
+                    import_state(tables, importing, info)
                 batch = Batch()
                 begin(batch, replace(point, configuration=configuration.encode()), in_ledger=importing is not None)
                 put_meta(batch, IDENTITY, packed((FORMAT, node_id, anew, new_text(), 0)))
@@ -265,10 +293,10 @@ def check_empty(data: Path, spare: Collection[Path] = ()) -> None:
     )
 
 
-def import_state(tables: Tables, machine: type[LedgerMachine], snapshot: Path) -> None:
+def import_state(tables: Tables, machine: type[LedgerMachine], snapshot: SnapshotInfo) -> None:
     """Write the state in a snapshot into the tables, a few MiB in each transaction."""
     batch = Batch()
-    for chunk in read_chunks(snapshot):
+    for chunk in read_chunks(snapshot.path, snapshot.keys):
         machine.import_chunk(batch, GENERATION, chunk)
         if batch.size_bytes >= BATCH_BYTES:
             tables.commit(batch)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import lmdb
 
 from forge_consensus.errors import StorageError, StorageFullError
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain, fsync_directory, tell_step
 from forge_consensus.storage.backends.lmdb import open_databases, open_environment
 from forge_consensus.storage.backends.lmdb_file import NAME
@@ -43,14 +44,15 @@ class ShrinkReport:
     """The length of the tables' file."""
 
 
-def compact_folder(data: Path) -> ShrinkReport:
+def compact_folder(data: Path, key: EncryptionKey | None = None) -> ShrinkReport:
     """Make the file of the tables as small as what is in it.
 
-    It needs room on the disk for a copy. Raises `StorageFullError` without it, `CorruptionError` for a damaged folder,
-    `FolderNotFoundError` and `FolderLockedError` as every command for a stopped node does, and `StorageError`; then the
-    tables are as they were.
+    `key` is the node's, if the folder is encrypted: nothing is written before everything was read. It needs room on the
+    disk for a copy. Raises `StorageFullError` without it, `CorruptionError` for a damaged folder, `FolderNotFoundError`
+    and `FolderLockedError` as every command for a stopped node does, and `StorageError`; then the tables are as they
+    were.
     """
-    with StoppedFolder(data) as folder:
+    with StoppedFolder(data, key) as folder:
         report = check_tables(folder)
         file, copy = folder.tables_path / NAME, folder.path / COPY
         before = file.stat()

@@ -15,8 +15,9 @@ from pathlib import Path
 import msgpack
 
 from forge_consensus.errors import CorruptionError, FolderNotFoundError, SkipRefusedError
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.folder import Folder
-from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.folder_tables import open_tables
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import APPLIED
 from forge_consensus.storage.ledger.history import CONFIGURATIONS, ConfigurationHistory
@@ -84,6 +85,7 @@ def skip_entry(
     entry: tuple[int, int] | None = None,
     *,
     dry_run: bool = False,
+    key: EncryptionKey | None = None,
 ) -> SkipReport:
     """Record in every folder that the entry at `index` is taken as a failed command.
 
@@ -94,6 +96,7 @@ def skip_entry(
         entry: term and checksum of the entry as another call printed them. Without it, one of the folders must be of a
             node that the entry ended.
         dry_run: check everything and write nothing.
+        key: the key of the nodes, if their folders are encrypted.
 
     Raises `SkipRefusedError`, with nothing written, unless it is safe; `FolderLockedError` if a node runs,
     `StorageError` if a path is no node's folder or cannot be read.
@@ -103,7 +106,7 @@ def skip_entry(
     if len({path.resolve() for path in folders}) < len(folders):
         raise SkipRefusedError("name the folder of every member once")
     with ExitStack() as stack:
-        nodes = [opened(path, index, stack) for path in folders]
+        nodes = [opened(path, index, stack, key) for path in folders]
         check_members(nodes, frozenset(elsewhere))
         skip = the_entry(index, nodes, entry)
         report.term, report.checksum = skip.term, f"{skip.checksum:08x}"
@@ -122,12 +125,12 @@ def skip_entry(
     return report
 
 
-def opened(path: Path, index: int, stack: ExitStack) -> FolderOfNode:
+def opened(path: Path, index: int, stack: ExitStack, key: EncryptionKey | None) -> FolderOfNode:
     """Lock and read a folder until the stack is closed."""
     if not is_folder(path):
         raise FolderNotFoundError(NO_FOLDER.format(path))
     folder = stack.enter_context(Folder(path))
-    tables = stack.enter_context(LmdbTables(folder.tables_path))
+    tables = stack.enter_context(open_tables(folder, key))
     identity = msgpack.unpackb(get_meta(tables, IDENTITY) or b"\x90")
     if not identity or identity[0] != FORMAT:
         raise SkipRefusedError(f"the folder {path} is not of format {FORMAT}: start its node once with this program")
@@ -162,7 +165,7 @@ def applied_on_disk(tables: Tables, snapshots: Path) -> int:
     stored = get_meta(tables, APPLIED)
     if stored is not None:
         return int(msgpack.unpackb(stored)[1])
-    return max((check_shape(path).index for path in list_snapshots(snapshots)), default=0)
+    return max((check_shape(path, tables.files).index for path in list_snapshots(snapshots)), default=0)
 
 
 def check_members(nodes: Sequence[FolderOfNode], elsewhere: frozenset[str]) -> None:

@@ -16,9 +16,13 @@ import msgpack
 
 from forge_consensus.errors import CorruptionError, FolderNotFoundError, StorageError
 from forge_consensus.process.fork import tell_of_forks
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.storage.backends.encrypted_file import FileKeys
 from forge_consensus.storage.backends.folder import Folder, explain
+from forge_consensus.storage.backends.folder_tables import open_tables, view_with_key
 from forge_consensus.storage.backends.lmdb import LmdbView
 from forge_consensus.storage.backends.lmdb_file import NAME, check_file
+from forge_consensus.storage.backends.tables import Tables, TablesView
 from forge_consensus.storage.ledger.identity import IDENTITY
 from forge_consensus.storage.ledger.transaction import get_meta
 
@@ -39,13 +43,14 @@ class StoppedFolder(Folder):
     Until `begin_changes` it is left as it was found, to the byte.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Lock the folder.
+    def __init__(self, path: str | os.PathLike[str], key: EncryptionKey | None = None) -> None:
+        """Lock the folder, whose `key` is needed if it is encrypted.
 
         Raises `FolderNotFoundError` for what is no node's folder, `FolderLockedError` if a node runs on it,
         `StorageError` if it cannot be used.
         """
         self.path = Path(path).absolute()
+        self.key = key
         self.lock_path = self.path / "LOCK"
         self.lock_fd: int | None = None
         self.changed = False
@@ -74,11 +79,11 @@ class StoppedFolder(Folder):
             raise StorageError(f"cannot write to {self.path}: {explain(error)}") from error
 
     @contextmanager
-    def reading(self) -> Iterator[LmdbView]:
+    def reading(self) -> Iterator[TablesView]:
         """The tables, to be read.
 
-        Raises `FolderNotFoundError` for those of another program, `CorruptionError` for damaged ones, `StorageError` if
-        they cannot be read.
+        Raises `FolderNotFoundError` for those of another program, `CorruptionError` for damaged ones,
+        `InvalidConfigError` for a key that is missing or another one, `StorageError` if they cannot be read.
         """
         try:
             check_file(self.tables_path)
@@ -90,7 +95,19 @@ class StoppedFolder(Folder):
                 raise FolderNotFoundError(NO_FOLDER.format(self.path)) from error
             raise
         with view:
-            yield view
+            yield view_with_key(view, self.key, str(self.path))
+
+    def writing(self) -> Tables:
+        """Open the tables to be written to, after `begin_changes`. Raises as `open_tables`."""
+        return open_tables(self, self.key)
+
+    @property
+    def files(self) -> FileKeys | None:
+        """The keys of the files in the folder, if it is encrypted. Raises as `reading`."""
+        if self.key is None:
+            return None
+        with self.reading() as tables:
+            return tables.files
 
     def release(self) -> None:
         """Unlock the folder; a lock file that was made for a folder that nothing was changed in is removed."""

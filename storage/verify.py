@@ -12,6 +12,7 @@ from typing import Final
 import msgpack
 
 from forge_consensus.errors import CorruptionError, UnsupportedVersionError
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.sealed import REJOIN, is_sealed
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -81,17 +82,18 @@ class VerifyReport:
             )
 
 
-def verify_folder(data: Path) -> VerifyReport:
+def verify_folder(data: Path, key: EncryptionKey | None = None) -> VerifyReport:
     """Verify every entry of the log and every snapshot in a node's folder, locking it meanwhile.
 
-    Damage is in the report and raises nothing. Raises `FolderLockedError` if a node runs on the folder,
-    `FolderNotFoundError` if there is no node's folder, `StorageError` if its tables cannot be read,
+    `key` is the node's, if the folder is encrypted. Damage is in the report and raises nothing. Raises
+    `FolderLockedError` if a node runs on the folder, `FolderNotFoundError` if there is no node's folder,
+    `InvalidConfigError` for a key that is missing or another one, `StorageError` if its tables cannot be read,
     `SnapshotFailedError` if a snapshot cannot be read.
     """
     report = VerifyReport(str(data))
-    with StoppedFolder(data) as folder:
+    with StoppedFolder(data, key) as folder:
         verify_tables(folder, report)
-        verify_snapshots(folder.snapshots_path, report)
+        verify_snapshots(folder, report)
     return report
 
 
@@ -209,11 +211,12 @@ def verify_record(index: int, record: bytes, previous: int, report: VerifyReport
     return term
 
 
-def verify_snapshots(folder: Path, report: VerifyReport) -> None:
+def verify_snapshots(folder: StoppedFolder, report: VerifyReport) -> None:
     """Read every snapshot file in `folder` to its end. Raises `SnapshotFailedError` if the disk does not give one."""
-    for path in list_snapshots(folder):
+    keys = folder.files
+    for path in list_snapshots(folder.snapshots_path):
         report.snapshots += 1
         try:
-            verify_snapshot(path)
+            verify_snapshot(path, keys)
         except CorruptionError as error:
             report.fault(f"snapshot {path.name}: {error}")

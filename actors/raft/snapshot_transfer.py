@@ -85,7 +85,7 @@ class SnapshotTransfer:
         info = self.info
         assert info is not None, "there is a snapshot to send"
         size = max(0, min(size_max, info.size_bytes - self.next))
-        data = read_at(info.path, self.next, size)
+        data = read_at(info.path, self.next, size, info.keys)
         if len(data) < size:  # otherwise the follower would request the same chunk forever
             held = self.next + len(data)
             raise SnapshotFailedError(f"{info.path} has {held} bytes instead of {info.size_bytes}")
@@ -107,7 +107,7 @@ class SnapshotTransfer:
         info = self.info
         assert info is not None, "there is a snapshot to send"
         if not self.digest:
-            digest = read_at(info.path, info.size_bytes - DIGEST_BYTES, DIGEST_BYTES)
+            digest = read_at(info.path, info.size_bytes - DIGEST_BYTES, DIGEST_BYTES, info.keys)
             if len(digest) < DIGEST_BYTES:
                 raise SnapshotFailedError(f"{info.path} has less than the {info.size_bytes} bytes that it had")
             self.digest = digest

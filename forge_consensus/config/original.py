@@ -253,17 +253,6 @@ FIELDS: Final = (
     missing("security.key_file", "", PLAIN),
     missing("security.ca_file", "", PLAIN),
     always("security.skip_verify", False, "there are no certificates to verify yet"),
-    missing(
-        "security.enable_encryption",
-        False,
-        "nothing is encrypted on disk yet: remove it, and use an encrypted file system",
-    ),
-    missing(
-        "security.encryption_key",
-        "",
-        "nothing is encrypted on disk yet: remove it, and use an encrypted file system",
-        secret=True,
-    ),
     # --- resilience
     always("resilience.enable_retry", True, RETRIES),
     none_such("resilience.max_retries", 3, RETRIES),

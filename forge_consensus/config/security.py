@@ -49,11 +49,52 @@ class SecuritySettings:
         why="Nobody should serve a network without protection by accident.",
     )
 
+    enable_encryption: bool = setting(
+        False,
+        original="security.enable_encryption",
+        what="Whether what the node keeps on its disk is encrypted: log, state, sessions, events and snapshot files.",
+        why="It needs a key that only the operator can keep, and costs time.",
+    )
+    encryption_key: str | None = setting(
+        None,
+        secret=True,
+        original="security.encryption_key",
+        what="The key for that, 32 random bytes as 64 hexadecimal digits or in base64.",
+        why="For those who keep secrets in variables, or in files with more than a key: ${file:/run/secrets/key}.",
+    )
+    encryption_key_file: str | None = setting(
+        None,
+        what="The file with that key, as forge-consensus storage new-key writes it, in place of encryption_key; only "
+        "its owner may read it.",
+        why="It should lie on another disk than the data, or who takes the disk has both.",
+    )
+    encryption_key_command: str | None = setting(
+        None,
+        what="A command that prints that key, in place of encryption_key; it is run without a shell, at each start.",
+        why="It can ask a key management service, so that the key is on no disk of the node.",
+    )
+
     def __post_init__(self) -> None:
         check(self)
+        self.check_encryption()
         if self.curve_key_file and self.curve_secret_key:
             raise InvalidConfigError(
                 "security.curve_key_file and security.curve_secret_key are both given: give one of them"
+            )
+
+    def check_encryption(self) -> None:
+        """Raise `InvalidConfigError` unless there is one key if the disk is encrypted, and none if it is not."""
+        sources = ("encryption_key", "encryption_key_file", "encryption_key_command")
+        given = [f"security.{name}" for name in sources if getattr(self, name)]
+        if len(given) > 1:
+            raise InvalidConfigError(f"{' and '.join(given)} are given: give one of them")
+        if self.enable_encryption and not given:
+            raise InvalidConfigError(
+                "security.enable_encryption is true and there is no key: give security.encryption_key_file"
+            )
+        if given and not self.enable_encryption:
+            raise InvalidConfigError(
+                f"{given[0]} is given and security.enable_encryption is false: set it to true, or remove the key"
             )
 
     @property

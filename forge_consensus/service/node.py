@@ -27,9 +27,11 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.process.waiters import Latch
+from forge_consensus.security.encryption_key import key_of_settings
 from forge_consensus.service.joining import Joining, founded_with
 from forge_consensus.storage.backends.folder import Folder
-from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.folder_tables import open_tables
+from forge_consensus.storage.backends.tables import Tables
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.ledger.identity import IDENTITY
 from forge_consensus.storage.ledger.transaction import get_meta
@@ -69,7 +71,7 @@ class Node:
         self.bus = bus
         self.machine: Machine = machine if machine is not None else KeyValueMachine()
         self.folder: Folder | None = None
-        self.tables: LmdbTables | None = None
+        self.tables: Tables | None = None
         self.base: ZeroMqBase | None = None
         self.system: ActorSystem | None = None
         self.counts = counts
@@ -92,8 +94,9 @@ class Node:
             require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * len(settings.peers), "a node")
             self.folder = Folder(Path(settings.storage_path))
             self.check_ports(bind)
-            self.tables = LmdbTables(
-                self.folder.tables_path,
+            self.tables = open_tables(
+                self.folder,
+                key_of_settings(settings.security),
                 quota_bytes=settings.storage.quota_bytes,
                 map_bytes=settings.storage.map_bytes,
             )

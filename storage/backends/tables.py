@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
+from forge_consensus.storage.backends.keyring import Keyring
+
 TABLES = ("meta", "log", "kv", "sessions", "events")
 """The tables of one node; all live in one environment, because one transaction has to span them."""
 
@@ -195,6 +197,11 @@ class TablesView(Protocol):
     def size_bytes(self, table: str) -> int:
         """Return the table's share of `Space.used_bytes`."""
         ...
+
+    @property
+    def files(self) -> Keyring | None:
+        """The keyring under whose key the files beside the tables are encrypted; None if they are not."""
+        return None
 
     def close(self) -> None:
         """Release everything that the tables hold. A second call does nothing."""

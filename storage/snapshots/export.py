@@ -2,8 +2,8 @@
 
 It is a process because a helper thread tripled the 99th percentile of turns, and growing the map under a reader in the
 same process crashed it.
-Run as ``python -m forge_consensus.storage.snapshots.export TABLES SNAPSHOTS MODULE:CLASS SECONDS``; it prints one line
-of JSON.
+Run as ``python -m forge_consensus.storage.snapshots.export TABLES SNAPSHOTS MODULE:CLASS SECONDS``; it reads the node's
+key from its standard input, where nobody else sees it, and prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from typing import cast
 
 from forge_consensus.errors import SnapshotFailedError, StorageError
 from forge_consensus.process.interpreter import find_python
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.storage.backends.encrypted_file import FileKeys
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX
+from forge_consensus.storage.backends.folder_tables import lmdb_of, thread_view, view_with_key
 from forge_consensus.storage.backends.lmdb import LmdbTables
-from forge_consensus.storage.backends.tables import TablesView
+from forge_consensus.storage.backends.tables import Tables, TablesView
 from forge_consensus.storage.ledger.applying import header_of, stored_point
 from forge_consensus.storage.ledger.skips import stored_skips
 from forge_consensus.storage.machines.machine import LedgerMachine
@@ -39,10 +42,12 @@ class ExportProcess:
     """The job that writes a snapshot in a child process, and the way to end that child before it is done.
 
     `command` is the child's; it is ended after `seconds_max`. Whatever happens to the child, the job leaves no
-    half-written file in `folder`. A child that outlives this process ends itself.
+    half-written file in `folder`. A child that outlives this process ends itself. `files` are the keys, if the folder
+    is encrypted.
     """
 
-    def __init__(self, command: list[str], folder: Path, seconds_max: float) -> None:
+    def __init__(self, command: list[str], folder: Path, seconds_max: float, files: FileKeys | None = None) -> None:
+        self.files = files
         self.command = command
         self.folder = folder
         self.seconds_max = seconds_max
@@ -56,14 +61,15 @@ class ExportProcess:
         self.why_ended = ""
         try:
             child = subprocess.Popen(
-                self.command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         except OSError as error:
             raise SnapshotFailedError(f"the exporter could not be started: {error}") from error
         with child:
             try:
                 self.child = child
-                told, complaint = child.communicate(timeout=self.seconds_max)
+                secret = b"" if self.files is None else self.files.key.secret
+                told, complaint = child.communicate(secret, timeout=self.seconds_max)
             except subprocess.TimeoutExpired as error:
                 child.kill()
                 child.communicate()
@@ -93,17 +99,17 @@ def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine])
     """Write the snapshot of the checkpoint in these tables; header and state come from one and the same view."""
     generation, point = stored_point(tables)
     header = header_of(point, export_rows(tables, generation), stored_skips(tables)) | origin(tables, in_ledger=True)
-    return write_snapshot(folder, header, machine.export(tables, generation))
+    return write_snapshot(folder, header, machine.export(tables, generation), tables.files)
 
 
-def exporter(tables: LmdbTables, folder: Path, machine: type[LedgerMachine], seconds_max: float) -> Exporter:
+def exporter(tables: Tables, folder: Path, machine: type[LedgerMachine], seconds_max: float) -> Exporter:
     """Return the job that writes a snapshot: in a process of its own, or on the calling thread without an interpreter.
 
     A thread costs the node time, but without `sys.executable` there is no other way (see `find_python`).
     """
     python = find_python()
     if python is not None:
-        return export_in_process(tables.path, folder, machine, seconds_max, python)
+        return export_in_process(lmdb_of(tables).path, folder, machine, seconds_max, python, tables.files)
     return partial(export_here, tables, folder, machine)
 
 
@@ -114,22 +120,31 @@ def why_on_thread() -> str:
     return f"sys.executable is {sys.executable!r}, which is no Python interpreter, and none was found beside it"
 
 
-def export_here(tables: LmdbTables, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
+def export_here(tables: Tables, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
     """Write a snapshot on this thread, from a view of the node's own tables. Raises `SnapshotFailedError`."""
     try:
-        with tables.thread_view() as view:
+        with thread_view(tables) as view:
             return export_state(view, folder, machine)
     except StorageError as error:  # the node stops meanwhile
         raise SnapshotFailedError(f"the snapshot was not finished: {error}") from error
 
 
 def export_in_process(
-    tables: Path, folder: Path, machine: type[LedgerMachine], seconds_max: float, python: str = sys.executable
+    tables: Path,
+    folder: Path,
+    machine: type[LedgerMachine],
+    seconds_max: float,
+    python: str = sys.executable,
+    files: FileKeys | None = None,
 ) -> ExportProcess:
-    """Return a job that runs the exporter as a child process and ends it after `seconds_max`."""
+    """Return a job that runs the exporter as a child process and ends it after `seconds_max`.
+
+    `files` are the keys, if the folder is encrypted; the child is given the newest when it starts.
+    """
     module = __spec__.name if __spec__ else __name__
     name = f"{machine.__module__}:{machine.__qualname__}"
-    return ExportProcess([python, "-m", module, str(tables), str(folder), name, str(seconds_max)], folder, seconds_max)
+    command = [python, "-m", module, str(tables), str(folder), name, str(seconds_max)]
+    return ExportProcess(command, folder, seconds_max, files)
 
 
 def remove_half_written(folder: Path, process: int) -> None:
@@ -148,8 +163,11 @@ def main(arguments: list[str]) -> int:
     machine: object = import_module(module)
     for part in qualname.split("."):
         machine = getattr(machine, part)
+    secret = sys.stdin.buffer.read()
+    key = EncryptionKey(secret) if secret else None
     with LmdbTables.open_readonly(tables_path) as view:
-        info = export_state(view, Path(folder), cast("type[LedgerMachine]", machine))
+        read = view_with_key(view, key, tables_path)
+        info = export_state(read, Path(folder), cast("type[LedgerMachine]", machine))
     row = {"path": str(info.path), "index": info.index, "term": info.term, "size_bytes": info.size_bytes}
     print(json.dumps(row))
     return 0

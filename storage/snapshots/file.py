@@ -3,7 +3,8 @@
 A file is: magic and version; the header's length, crc32 and bytes (a msgpack map that this module
 does not interpret beyond "index" and "term"); chunks, each as length, crc32 and bytes; an end mark,
 the number of chunks, the sum of their lengths, and the sha256 of everything before it. Integers are
-big-endian. A file gets its name only when it is complete and durable.
+big-endian. A file gets its name only when it is complete and durable. In a folder that is encrypted the whole of it is
+(`forge_consensus.storage.backends.encrypted_file`); offsets and sizes here are those of what it was before.
 """
 
 import errno
@@ -14,14 +15,21 @@ import struct
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol, Self
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, SnapshotFailedError
+from forge_consensus.errors import CorruptionError, InvalidConfigError, SnapshotFailedError
+from forge_consensus.storage.backends.encrypted_file import (
+    DecryptedFile,
+    EncryptedWriter,
+    FileKeys,
+    key_id_of,
+    stored_size,
+)
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, fsync_directory, tell_step
 from forge_consensus.storage.backends.sealed import REJOIN
 
@@ -60,6 +68,33 @@ class SnapshotInfo:
     index: int
     term: int
     size_bytes: int
+    keys: FileKeys | None = field(default=None, repr=False, compare=False)
+    """The keys of the file, if it is encrypted."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """How long the file is on the disk."""
+        return self.size_bytes if self.keys is None else stored_size(self.size_bytes)
+
+
+class Readable(Protocol):
+    """A file that is read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes."""
+        ...
+
+    def tell(self) -> int:
+        """Return where they begin."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Let the next bytes begin elsewhere."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +106,19 @@ class Choice:
 
 
 class SnapshotReader:
-    """Reads a file once from its start and checks everything that it reads."""
+    """Reads a file once from its start and checks everything that it reads.
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    Args:
+        path: the file's, for errors.
+        file: the file, which `open_snapshot` opened.
+
+    """
+
+    def __init__(self, path: Path, file: Readable) -> None:
         self.path = path
         self.file = file
-        self.size_bytes = os.fstat(file.fileno()).st_size
+        self.size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
         self.digest = sha256()
 
     def corrupt(self, what: str) -> CorruptionError:
@@ -190,23 +232,31 @@ class WholeCheck:
 class PieceWriter:
     """Writes the pieces of a file under a temporary name, and flushes every `FLUSH_BYTES`."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path, keys: FileKeys | None = None, blocks: int = 0) -> None:
+        """Write to `file`, encrypted if there are `keys`, of which `blocks` are in it already."""
         self.file = file
         self.path = path
+        self.target = file if keys is None else EncryptedWriter(file, keys, blocks)
         self.unflushed_bytes = 0
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Write the next piece, and flush when `FLUSH_BYTES` were written since the last time. Raises `OSError`."""
-        self.file.write(data)
+        self.target.write(data)
         self.size_bytes += len(data)
         self.unflushed_bytes += len(data)
         tell_step(self.path.parent, "write", self.path.name)
         if self.unflushed_bytes >= FLUSH_BYTES:
             self.flush()
 
+    def finish(self) -> None:
+        """Make the whole durable; nothing is written after it. Raises `OSError`."""
+        if isinstance(self.target, EncryptedWriter):
+            self.target.finish()
+        self.flush()
+
     def flush(self) -> None:
-        """Make everything that was written durable. Raises `OSError`."""
+        """Make everything that was written durable, but for an encrypted block that is not full. Raises `OSError`."""
         self.file.flush()
         os.fsync(self.file.fileno())
         disk = os.fstatvfs(self.file.fileno())
@@ -219,8 +269,8 @@ class PieceWriter:
 class SnapshotWriter(PieceWriter):
     """Writes the parts of a snapshot, and computes the checksum of the whole."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        super().__init__(file, path)
+    def __init__(self, file: BinaryIO, path: Path, keys: FileKeys | None = None) -> None:
+        super().__init__(file, path, keys)
         self.digest = sha256()
 
     def write(self, data: bytes) -> None:
@@ -246,11 +296,30 @@ class SnapshotWriter(PieceWriter):
             total_bytes += len(chunk)
         self.write(END.pack(END_MARK, count, total_bytes))
         self.write(self.digest.digest())
-        self.flush()
+        self.finish()
 
 
-def write_snapshot(folder: Path, header: dict[str, Any], chunks: Iterable[bytes]) -> SnapshotInfo:
-    """Write a snapshot into `folder`; it is complete and durable when this returns.
+def open_snapshot(path: Path, keys: FileKeys | None) -> Readable:
+    """Open a file to be read as it was before it was encrypted, if it was.
+
+    With `keys` it must be encrypted with one of them, without it must not. Raises `CorruptionError` if it is plain all
+    the same, because its place may have been taken by another; `InvalidConfigError` for a key that is missing or
+    another one, `OSError`.
+    """
+    if keys is not None:
+        return DecryptedFile(path, keys)
+    key_id = key_id_of(path)
+    if key_id:
+        raise InvalidConfigError(
+            f"{path} is encrypted with the key {key_id}: give that key, to a command as --key-file"
+        )
+    return path.open("rb")
+
+
+def write_snapshot(
+    folder: Path, header: dict[str, Any], chunks: Iterable[bytes], keys: FileKeys | None = None
+) -> SnapshotInfo:
+    """Write a snapshot into `folder`, encrypted if there are `keys`; it is complete and durable when this returns.
 
     `header` needs the integers "index" and "term". Raises `SnapshotFailedError` for any `OSError`, and what `chunks`
     raises; then no file stays behind.
@@ -262,43 +331,44 @@ def write_snapshot(folder: Path, header: dict[str, Any], chunks: Iterable[bytes]
     try:
         with reporting("cannot write", path):
             with create(temporary) as file:
-                writer = SnapshotWriter(file, temporary)
+                writer = SnapshotWriter(file, temporary, keys)
                 writer.write_all(msgpack.packb(header), chunks)
             publish(temporary, path)
     finally:
         remove_quietly(temporary)
-    return SnapshotInfo(path, index, term, writer.size_bytes)
+    return SnapshotInfo(path, index, term, writer.size_bytes, keys)
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Return the header. Raises CorruptionError, SnapshotFailedError if it cannot be read."""
-    with reporting("cannot read", path), path.open("rb") as file:
+def read_header(path: Path, keys: FileKeys | None = None) -> dict[str, Any]:
+    """Return the header. Raises CorruptionError, SnapshotFailedError if it cannot be read; as `open_snapshot` too."""
+    with reporting("cannot read", path), open_snapshot(path, keys) as file:
         return SnapshotReader(path, file).header()
 
 
-def read_chunks(path: Path) -> Iterator[bytes]:
+def read_chunks(path: Path, keys: FileKeys | None = None) -> Iterator[bytes]:
     """Yield the chunks, each one checked.
 
-    The whole is proven only when the iterator ends. Raises CorruptionError, SnapshotFailedError.
+    The whole is proven only when the iterator ends. Raises like `read_header`.
     """
-    with reporting("cannot read", path), path.open("rb") as file:
+    with reporting("cannot read", path), open_snapshot(path, keys) as file:
         reader = SnapshotReader(path, file)
         reader.header()
         yield from reader.chunks()
 
 
-def verify(path: Path) -> SnapshotInfo:
-    """Read and check the whole file. Raises CorruptionError, SnapshotFailedError."""
-    info = check_shape(path)
-    for _ in read_chunks(path):
+def verify(path: Path, keys: FileKeys | None = None) -> SnapshotInfo:
+    """Read and check the whole file. Raises like `read_header`."""
+    info = check_shape(path, keys)
+    for _ in read_chunks(path, keys):
         pass
     return info
 
 
-def check_shape(path: Path) -> SnapshotInfo:
+def check_shape(path: Path, keys: FileKeys | None = None) -> SnapshotInfo:
     """Check header, name and length only: finds torn files at once. Raises like `verify`."""
-    with reporting("cannot read", path), path.open("rb") as file:
-        return SnapshotReader(path, file).shape()
+    with reporting("cannot read", path), open_snapshot(path, keys) as file:
+        found = SnapshotReader(path, file).shape()
+        return SnapshotInfo(path, found.index, found.term, found.size_bytes, keys)
 
 
 def list_snapshots(folder: Path, wanted: Wanted = lambda index, term: True) -> list[Path]:
@@ -321,13 +391,17 @@ def newest(folder: Path) -> SnapshotInfo | None:
 def newest_valid(
     folder: Path,
     wanted: Wanted = lambda index, term: True,
-    check: Callable[[Path], SnapshotInfo] = verify,
+    check: Callable[[Path, FileKeys | None], SnapshotInfo] = verify,
+    keys: FileKeys | None = None,
 ) -> Choice:
-    """Return the newest wanted snapshot that passes `check`, and why newer ones do not."""
+    """Return the newest wanted snapshot that passes `check`, and why newer ones do not.
+
+    `keys` are those of the files, if they are encrypted. Raises `InvalidConfigError` for files of another key.
+    """
     corrupt: list[CorruptionError] = []
     for path in list_snapshots(folder, wanted):
         try:
-            return Choice(check(path), tuple(corrupt))
+            return Choice(check(path, keys), tuple(corrupt))
         except CorruptionError as error:
             corrupt.append(error)
     return Choice(None, tuple(corrupt))
@@ -349,13 +423,20 @@ def prune(folder: Path, keep: int = 2, spare: Collection[Path] = ()) -> list[Pat
     return old
 
 
-def read_at(path: Path, offset: int, size: int) -> bytes:
+def read_at(path: Path, offset: int, size: int, keys: FileKeys | None = None) -> bytes:
     """Return up to `size` bytes of the file from `offset`, for a sender; fewer at its end.
 
     Raises SnapshotFailedError, also when the file was pruned meanwhile: start over with `newest`.
     """
-    with reporting("cannot read", path), path.open("rb", buffering=0) as file:
-        return os.pread(file.fileno(), size, offset)
+    with reporting("cannot read", path):
+        if keys is None:
+            with path.open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), size, offset)
+        try:
+            with DecryptedFile(path, keys) as decrypted:
+                return decrypted.read_at(offset, size)
+        except (CorruptionError, InvalidConfigError) as error:
+            raise SnapshotFailedError(f"cannot read {path}: {error}") from error
 
 
 def name_of(index: int, term: int) -> str:

@@ -9,7 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from forge_consensus.errors import CorruptionError, SnapshotFailedError
+from forge_consensus.errors import ConsensusError, CorruptionError, SnapshotFailedError
+from forge_consensus.storage.backends.encrypted_file import (
+    BLOCK_BYTES,
+    HEAD_BYTES,
+    STORED_BYTES,
+    FileKeys,
+    read_head,
+)
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, tell_step
 from forge_consensus.storage.snapshots import file as snapshot_file
 from forge_consensus.storage.snapshots.file import (
@@ -19,6 +26,7 @@ from forge_consensus.storage.snapshots.file import (
     SnapshotReader,
     create,
     name_of,
+    open_snapshot,
     publish,
     remove_quietly,
     reporting,
@@ -38,12 +46,21 @@ class SnapshotReceiver:
     refuses a mixture.
     """
 
-    def __init__(self, folder: Path, index: int, term: int, total_bytes: int, digest: bytes = b"") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        index: int,
+        term: int,
+        total_bytes: int,
+        digest: bytes = b"",
+        keys: FileKeys | None = None,
+    ) -> None:
         """Open the part of a snapshot of `total_bytes` that ends with entry `index` of `term`, or begin one.
 
         `digest` is the checksum of the whole; a part without one is never continued. Parts of other snapshots are
-        removed, because one snapshot is received at a time. Raises `SnapshotFailedError`.
+        removed, because one snapshot is received at a time. With `keys` it is encrypted. Raises `SnapshotFailedError`.
         """
+        self.keys = keys
         self.index = index
         self.term = term
         self.total_bytes = total_bytes
@@ -51,18 +68,19 @@ class SnapshotReceiver:
         self.path = folder / name_of(index, term)
         self.temporary = folder / f"{self.path.name}.{total_bytes:x}-{digest.hex()}{PART_SUFFIX}"
         remove_parts(folder, spare=self.temporary if digest else None)
-        self.next_offset = held_bytes(self.temporary, total_bytes)
+        self.next_offset = held_bytes(self.temporary, total_bytes, keys)
+        blocks = 0 if keys is None else self.next_offset // BLOCK_BYTES
         with reporting("cannot write", self.temporary):
             self.file: BinaryIO
             if self.next_offset:
                 self.file = self.temporary.open("r+b")
-                self.file.truncate(self.next_offset)
-                self.file.seek(self.next_offset)
+                self.file.truncate(HEAD_BYTES + blocks * STORED_BYTES if blocks else self.next_offset)
+                self.file.seek(0, os.SEEK_END)
             else:
                 self.file = create(self.temporary)
+            self.writer = PieceWriter(self.file, self.temporary, keys, blocks)
         self.resumed_bytes = self.next_offset
         """How much of the file an earlier receiver had left."""
-        self.writer = PieceWriter(self.file, self.temporary)
 
     def write(self, offset: int, data: bytes) -> int:
         """Take the piece that begins at `offset`; returns the offset that is wanted next.
@@ -107,8 +125,8 @@ class SnapshotReceiver:
             self.abort()
             raise SnapshotFailedError(f"{self.path.name} is not complete")
         try:
-            self.writer.flush()
-            with self.temporary.open("rb") as file:
+            self.writer.finish()
+            with open_snapshot(self.temporary, self.keys) as file:
                 found = SnapshotReader(self.temporary, file).shape()
             if (found.index, found.term) != (self.index, self.term):
                 raise SnapshotFailedError(f"{self.path.name} arrived as index {found.index}")
@@ -118,11 +136,11 @@ class SnapshotReceiver:
             raise SnapshotFailedError(f"cannot keep {self.path.name}: {error}") from error
         finally:
             self.abort()
-        return SnapshotInfo(self.path, self.index, self.term, self.total_bytes)
+        return SnapshotInfo(self.path, self.index, self.term, self.total_bytes, self.keys)
 
     def check_whole(self) -> None:
         """Read all of the file. Raises `CorruptionError`, `SnapshotFailedError` for a whole that was not announced."""
-        with self.temporary.open("rb") as file:
+        with open_snapshot(self.temporary, self.keys) as file:
             reader = SnapshotReader(self.temporary, file)
             reader.header()
             for _ in reader.chunks():
@@ -142,13 +160,20 @@ class SnapshotReceiver:
         remove_quietly(self.temporary)
 
 
-def held_bytes(part: Path, total_bytes: int) -> int:
+def held_bytes(part: Path, total_bytes: int, keys: FileKeys | None = None) -> int:
     """How many bytes of a part that an earlier receiver left may be relied on; 0 if there is none.
 
     What it wrote after its last flush may be lost if the power failed meanwhile, while the length of the file is not.
+    Of an encrypted part whole blocks are relied on, if the key that opens it is still there.
     """
-    with suppress(OSError):
-        return max(0, min(part.stat().st_size, total_bytes) - snapshot_file.FLUSH_BYTES)
+    with suppress(OSError, ConsensusError):
+        size_bytes = part.stat().st_size
+        if keys is not None:
+            with part.open("rb") as file:
+                read_head(file.read(HEAD_BYTES), keys, part)
+            size_bytes = max(0, size_bytes - HEAD_BYTES) // STORED_BYTES * BLOCK_BYTES
+        held = max(0, min(size_bytes, total_bytes) - snapshot_file.FLUSH_BYTES)
+        return held if keys is None else held // BLOCK_BYTES * BLOCK_BYTES
     return 0
 
 

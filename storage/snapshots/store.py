@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from forge_consensus.errors import SnapshotFailedError, StorageError, StorageFullError, UnsupportedVersionError
+from forge_consensus.storage.backends.encrypted import ask_for_ring
 from forge_consensus.storage.backends.folder import fsync_directory
 from forge_consensus.storage.ledger.applying import Point, header_of, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -70,6 +71,8 @@ class Snapshots:
     def __init__(self, ledger: Ledger, folder: Path, export: Export) -> None:
         self.ledger = ledger
         self.folder = folder
+        self.keys = ledger.tables.files
+        """The keys of the files, if the folder is encrypted."""
         self.export = export
         self.compaction = Compaction(ledger)
         self.incoming: SnapshotReceiver | None = None
@@ -116,10 +119,11 @@ class Snapshots:
         header = header_of(applier.point(configuration), [], applier.skips) | origin(ledger.tables, in_ledger=False)
         sessions = applier.sessions.capture()
         chunks = cast("StateMachine", applier.machine).snapshot()
-        return lambda: write_snapshot(self.folder, {**header, "sessions": packed(sessions)}, chunks)
+        return lambda: write_snapshot(self.folder, {**header, "sessions": packed(sessions)}, chunks, self.keys)
 
     def taken(self, info: SnapshotInfo) -> None:
         """Note that a snapshot is durable, and remove older files."""
+        info = replace(info, keys=self.keys)  # a helper process does not tell them
         if self.newest is None or info.index >= self.newest.index:
             self.newest = info
         self.ledger.snapshot_saved(info.index)
@@ -216,11 +220,15 @@ class Snapshots:
         """Stage the removal of one slice of unused data; returns whether there was any.
 
         That is the log before its base, and every generation of tables except the current one and the one that is being
-        installed. So a generation that a crash left half-written is removed without one long transaction at start.
+        installed. So a generation that a crash left half-written is removed without one long transaction at start. Rows
+        that are encrypted with an earlier key are written anew, a slice each time too.
         """
         ledger = self.ledger
         batch, count = ledger.turn.batch, ledger.settings.sweep_entries
         found = ledger.log.sweep(batch, count)
+        if self.keys is not None and self.keys.rewriting:
+            ask_for_ring(batch)
+            found = True
         current = ledger.applier.generation
         used = sorted({current, current if self.installing is None else self.installing.generation})
         for table in GENERATION_TABLES:
@@ -239,7 +247,7 @@ class Snapshots:
         Raises `SnapshotFailedError` if the disk refuses it, `StorageFullError` unless there is room for the rest of the
         file, and for its state in the tables.
         """
-        receiver = SnapshotReceiver(self.folder, index, term, size_bytes, digest)
+        receiver = SnapshotReceiver(self.folder, index, term, size_bytes, digest, self.keys)
         beside_bytes = 0 if self.ledger.applier.ledger_machine is None else size_bytes
         try:
             self.ledger.room.check_file(size_bytes - receiver.resumed_bytes, beside_bytes=beside_bytes)
@@ -281,7 +289,7 @@ class Snapshots:
         entries, `StorageFullError` when there is no room for it.
         """
         ledger = self.ledger
-        header = read_header(info.path)
+        header = read_header(info.path, self.keys)
         point, sessions = point_of(header)
         check_snapshot(header.get("skips", ()), ledger.applier.skips, point.index, info.path.name)
         try:
@@ -296,7 +304,7 @@ class Snapshots:
         used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]
         generation = max(ledger.applier.generation, *used, 0) + 1
         imported = SessionImport(sessions, None if ledger.applier.ledger_machine is None else generation)
-        self.installing = Installation(info, point, imported, read_chunks(info.path), generation)
+        self.installing = Installation(info, point, imported, read_chunks(info.path, self.keys), generation)
         return self.installing
 
     def install_step(self, installation: Installation, time_slice: TimeSlice | None = None) -> bool:
@@ -376,7 +384,7 @@ def state_of_machine(ledger: Ledger, folder: Path) -> Choice:
     It may be newer than the log, because a crash may come between receiving a file and switching to it. It cannot be of
     a term that this node never knew: such a file is not of this node, so it is neither installed nor sent.
     """
-    return newest_valid(folder, lambda index, term: term <= ledger.term)
+    return newest_valid(folder, lambda index, term: term <= ledger.term, keys=ledger.tables.files)
 
 
 def beside_tables(ledger: Ledger, folder: Path) -> Choice:
@@ -386,7 +394,11 @@ def beside_tables(ledger: Ledger, folder: Path) -> Choice:
     never compacted behind it (I8) and it is not sent, because nothing proves that it holds what was committed here.
     """
     applier = ledger.applier
-    return newest_valid(folder, lambda index, term: index <= applier.index and term <= applier.term, check_shape)
+
+    def wanted(index: int, term: int) -> bool:
+        return index <= applier.index and term <= applier.term
+
+    return newest_valid(folder, wanted, check_shape, ledger.tables.files)
 
 
 def make_names_safe(folder: Path) -> None:

@@ -193,7 +193,6 @@ SHOWN = {
         "original_config",
         (
             r" security\.enable_tls: true is refused", r" security\.enable_mtls: true is refused",
-            r" security\.enable_encryption: true is refused", r" security\.encryption_key: \(secret\) is refused",
         ),
     ),
     "Events": Shown(

@@ -11,7 +11,8 @@ from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Accepted, Proposal
 from forge_consensus.storage.ledger.record import Kind, encode
 from tests.unit.actors.test_replication import noop
-from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, World, entries
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import CONFIGURATION, World, entries
 from tests.worlds.scenario_world import node_on_lmdb
 
 TWO = Configuration.of({"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"})

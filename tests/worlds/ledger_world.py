@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -21,12 +19,13 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.snapshots.export import export_state
-from forge_consensus.storage.snapshots.file import SnapshotInfo
+from forge_consensus.storage.snapshots.file import SnapshotInfo, read_at
+from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
+from tests.worlds.backends import new_tables
 
 PEERS = {"n1": "host1:1", "n2": "host2:1", "n3": "host3:1"}
 CONFIGURATION = Configuration.of(PEERS)
 LIMITS = replace(StorageSettings(), trailing_entries=0, verify_entries=100)
-BACKENDS = ("lmdb", "memory")
 
 
 class TallyMachine:
@@ -79,7 +78,7 @@ class World:
         self.opened = self.open()
 
     def new_tables(self) -> Tables:
-        return MemoryTables() if self.backend == "memory" else LmdbTables(self.path / "tables")
+        return new_tables(self.backend, self.path)
 
     def draw(self) -> str:
         """Return the incarnation first, then the draw of each boot."""
@@ -108,7 +107,7 @@ class World:
             self.tables = self.tables.clone_durable()
         else:
             self.tables.close()
-            self.tables = LmdbTables(self.path / "tables")
+            self.tables = self.new_tables()
 
     def close(self) -> None:
         self.tables.close()
@@ -236,6 +235,6 @@ def received(of: World, by: World) -> SnapshotInfo:
     """Copy the leader's newest snapshot into the follower's folder, as after the last chunk."""
     info = of.snapshots.newest
     assert info is not None
-    path = by.folder / info.path.name
-    shutil.copy(info.path, path)
-    return replace(info, path=path)
+    receiver = SnapshotReceiver(by.folder, info.index, info.term, info.size_bytes, keys=by.snapshots.keys)
+    receiver.write(0, read_at(info.path, 0, info.size_bytes, info.keys))
+    return receiver.finish()

@@ -60,6 +60,11 @@ PAIRS: dict[str, dict[str, Any]] = {
     "rejoin": {"join": "10.0.0.2:7001", "join_as": "voter", "rejoin": True},
     "peers": {"peers": {"n1": "127.0.0.1:7001", "n2": "127.0.0.1:7002"}},
     "node_id": {"node_id": "n9"},
+    "security.enable_encryption": {"security.enable_encryption": True, "security.encryption_key": "k"},
+    **{
+        f"security.encryption_key{kind}": {"security.enable_encryption": True, f"security.encryption_key{kind}": "k"}
+        for kind in ("", "_file", "_command")
+    },
 }
 """Settings that need others."""
 

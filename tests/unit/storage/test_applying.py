@@ -19,8 +19,9 @@ from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, encode, encode_untimed
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command, Entry
+from tests.worlds.backends import BACKENDS
 from tests.worlds.effort import effort
-from tests.worlds.ledger_world import BACKENDS, LIMITS, TallyMachine, World, increment, put
+from tests.worlds.ledger_world import LIMITS, TallyMachine, World, increment, put
 
 
 @pytest.fixture(params=BACKENDS)

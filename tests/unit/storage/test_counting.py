@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from forge_consensus.errors import StorageError
-from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.folder_tables import lmdb_of
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.machines import kv_queries
@@ -17,12 +17,13 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.kv_tables import prefix_of
 from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.machines.steps import finished
+from tests.worlds.backends import BACKENDS, new_tables
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=BACKENDS)
 def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
     opened: Tables
-    opened = MemoryTables() if request.param == "memory" else LmdbTables(tmp_path / "tables")
+    opened = new_tables(request.param, tmp_path)
     yield opened
     opened.close()
 
@@ -103,7 +104,7 @@ def test_all_keys_are_counted_without_passing_them_unless_another_generation_lie
 def test_what_is_given_up_or_ended_leaves_no_view_open(machine: KeyValueMachine, tables: Tables) -> None:
     if isinstance(tables, MemoryTables):
         pytest.skip("a view of memory holds nothing")
-    readers = tables.environment.readers  # type: ignore[attr-defined]
+    readers = lmdb_of(tables).environment.readers
     quiet = readers()
     steps = machine.query_steps({"count": "a"})
     next(steps)

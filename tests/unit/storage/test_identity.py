@@ -11,7 +11,8 @@ from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger import identity
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWN, DRAWS_TOLD, FORMAT, IDENTITY
 from forge_consensus.storage.ledger.transaction import put_meta
-from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, World
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import CONFIGURATION, World
 
 
 @pytest.fixture(params=BACKENDS)

@@ -20,6 +20,7 @@ from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX
 from forge_consensus.storage.machines.kv_tables import prefix_of
 from forge_consensus.storage.machines.leases import KEYS_MAX, OWN_BITS, TTL_MS_MAX
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Command, Entry, apply_one, outcome_of
+from tests.worlds.backends import BACKENDS, new_tables
 
 
 class Log:
@@ -79,9 +80,9 @@ def rows_of_today(tables: Any, machine: KeyValueMachine) -> None:
     machine.bind(tables, 3, 100)
 
 
-@pytest.mark.parametrize("backend", ["lmdb", "memory"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_of_an_earlier_version_count_as_written_by_entry_1(backend: str, tmp_path: Path) -> None:
-    tables: Any = LmdbTables(tmp_path / "tables") if backend == "lmdb" else MemoryTables()
+    tables: Any = new_tables(backend, tmp_path)
     log = Log()
     log.index = 100
     rows_of_today(tables, log.machine)

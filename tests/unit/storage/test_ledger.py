@@ -15,7 +15,8 @@ from forge_consensus.errors import (
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Accepted, Mismatch, Proposal
 from forge_consensus.storage.ledger.record import Kind
-from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, World, entries, entry, put
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import CONFIGURATION, World, entries, entry, put
 
 MIB = 1 << 20
 NOOP = [Proposal(Kind.NOOP, 0, 0, 0, b"")]

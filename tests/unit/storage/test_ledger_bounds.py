@@ -19,7 +19,8 @@ from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.log import TABLE
 from forge_consensus.storage.ledger.record import Kind, key_of
 from forge_consensus.storage.machines.machine import Command
-from tests.worlds.ledger_world import BACKENDS, LIMITS, World, entry, put
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import LIMITS, World, entry, put
 
 MIB = 1 << 20
 NOOP = [Proposal(Kind.NOOP, 0, 0, 0, b"")]

@@ -8,19 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forge_consensus.errors import CorruptionError
-from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch, KeyValue, Tables
 from forge_consensus.storage.ledger.log import TABLE, Log
 from forge_consensus.storage.ledger.record import encode, key_of
-from tests.worlds.ledger_world import BACKENDS
+from tests.worlds.backends import BACKENDS, new_tables
 
 SIZE = len(encode(1, 1, 0, 0))
 
 
 @pytest.fixture(params=BACKENDS)
 def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
-    opened: Tables = MemoryTables() if request.param == "memory" else LmdbTables(tmp_path / "tables")
+    opened: Tables = new_tables(request.param, tmp_path)
     yield opened
     opened.close()
 

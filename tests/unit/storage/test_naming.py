@@ -15,7 +15,8 @@ from forge_consensus.storage.ledger.identity import MACHINE
 from forge_consensus.storage.ledger.transaction import META
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.naming import BUILT_IN, MachineName, name_of
-from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, TallyMachine, World, increment
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import CONFIGURATION, TallyMachine, World, increment
 
 TALLY = "tests.worlds.ledger_world:TallyMachine"
 

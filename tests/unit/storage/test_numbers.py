@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from forge_consensus.storage.ledger.numbers import BLOCK, FEW
-from tests.worlds.ledger_world import BACKENDS, World
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import World
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

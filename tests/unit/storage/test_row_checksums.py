@@ -11,7 +11,6 @@ import pytest
 
 from forge_consensus.actors.messages import Read
 from forge_consensus.errors import CorruptionError
-from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.sealed import CRC_BYTES, is_sealed
 from forge_consensus.storage.backends.tables import Batch, Tables
@@ -22,7 +21,8 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.snapshots.export import export_state
 from forge_consensus.storage.takeover import PLACE, SEALED_TABLES, take_over
-from tests.worlds.ledger_world import BACKENDS, World, put
+from tests.worlds.backends import BACKENDS, new_tables
+from tests.worlds.ledger_world import World, put
 from tests.worlds.one_node import OneNode
 
 
@@ -123,7 +123,7 @@ def test_a_leader_that_reads_a_damaged_key_ends_and_answers_nothing() -> None:
 def format_2(backend: str, path: Path) -> Tables:
     """Tables as the program of format 2 wrote them."""
     written = json.loads((Path(__file__).parent / "folder_format_2.json").read_text())["tables"]
-    tables = MemoryTables() if backend == "memory" else LmdbTables(path / "tables")
+    tables = new_tables(backend, path)
     batch = Batch()
     for table, rows in written.items():
         for key, value in rows:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forge_consensus.errors import CorruptionError
-from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.folder_tables import lmdb_of
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.machines import kv_pages
@@ -21,13 +21,14 @@ from forge_consensus.storage.machines.kv_commands import VALUE_BYTES_MAX
 from forge_consensus.storage.machines.kv_pages import SCAN_BYTES_MAX, SCAN_ROWS_MAX, STEP_BYTES, STEP_ROWS
 from forge_consensus.storage.machines.machine import Command, Entry, answer_of, outcome_of
 from forge_consensus.storage.machines.steps import Encoded, finished
+from tests.worlds.backends import BACKENDS, new_tables
 from tests.worlds.effort import effort
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=BACKENDS)
 def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
     opened: Tables
-    opened = MemoryTables() if request.param == "memory" else LmdbTables(tmp_path / "tables")
+    opened = new_tables(request.param, tmp_path)
     yield opened
     opened.close()
 
@@ -271,7 +272,7 @@ def test_a_scan_that_is_given_up_or_fails_leaves_no_view_open(tables: Tables) ->
     for number in range(9):
         do(machine, "set", key=f"k{number}", value=b"x" * (SCAN_BYTES_MAX // 8))
     save(machine, tables)
-    readers = tables.environment.readers  # type: ignore[attr-defined]
+    readers = lmdb_of(tables).environment.readers
     quiet = readers()
     steps = machine.query_steps({"scan": "k"})
     next(steps)

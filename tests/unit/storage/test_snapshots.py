@@ -16,7 +16,8 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.storage.snapshots import store as snapshots
 from forge_consensus.storage.snapshots.file import SnapshotInfo, list_snapshots
-from tests.worlds.ledger_world import BACKENDS, LIMITS, TallyMachine, World, entries, increment, leader, put, received
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import LIMITS, TallyMachine, World, entries, increment, leader, put, received
 
 ADD = Command("add").encode()
 BOTH = pytest.mark.parametrize("machine", [KeyValueMachine, TallyMachine])

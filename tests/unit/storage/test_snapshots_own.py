@@ -12,7 +12,8 @@ from forge_consensus.errors import (
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command
 from forge_consensus.storage.snapshots.file import SnapshotInfo
 from forge_consensus.storage.snapshots.store import Installation
-from tests.worlds.ledger_world import BACKENDS, TallyMachine, World, entries, leader, put, received
+from tests.worlds.backends import BACKENDS
+from tests.worlds.ledger_world import TallyMachine, World, entries, leader, put, received
 
 ADD = Command("add").encode()
 

@@ -10,14 +10,15 @@ from forge_consensus.errors import StorageError
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import TABLES, Batch, KeyValue, Space, Tables
+from tests.worlds.backends import BACKENDS, new_tables
 
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=BACKENDS)
 def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
     opened: Tables
-    opened = MemoryTables() if request.param == "memory" else LmdbTables(tmp_path / "tables")
+    opened = new_tables(request.param, tmp_path)
     yield opened
     opened.close()
 
