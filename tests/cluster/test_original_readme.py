@@ -37,7 +37,8 @@ EVENTS = (
     "LeaderStepDown", "LeaderTransfer", "LeaderLost", "RoleChanged", "BecameFollower", "BecameCandidate",
     "BecameLeader", "ClusterFormed", "ClusterUpdated", "QuorumAchieved", "QuorumLost", "MembershipChanged",
     "LogAppended", "LogCommitted", "LogCompacted", "LogTruncated", "SnapshotStarted", "SnapshotCompleted",
-    "SnapshotFailed", "SnapshotRestored", "Healthy", "Unhealthy", "Degraded", "Recovering",
+    "SnapshotFailed", "SnapshotRestored", "Healthy", "Unhealthy", "Degraded", "Recovering", "ConfigUpdated",
+    "ConfigReloaded",
 )  # fmt: skip
 METRICS = (
     "cluster_size", "cluster_healthy_nodes", "is_leader", "has_quorum", "term", "operations_total",

@@ -39,6 +39,33 @@ def test_an_unknown_command_is_answered_with_the_one_that_was_meant() -> None:
     assert "there are put, append, get, delete" in SHELL.run("kv", "xyzzy").stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "here"),
+    [
+        ("member list", "members list"),
+        ("member add", "members add"),
+        ("operator raft list-peers", "members list"),
+        ("operator raft transfer-leader", "leader stepdown"),
+        ("quorum status", "status"),
+        ("endpoint health", "status"),
+        ("endpoint status", "status"),
+        ("kv del", "kv delete"),
+        ("kv txn", "kv transaction"),
+    ],
+)
+def test_the_words_of_other_tools_are_understood(words: str, here: str) -> None:
+    found, wanted = (SHELL.run(*each.split(), "--help") for each in (words, here))
+    assert (found.exit_code, wanted.exit_code) == (0, 0)
+    assert found.stdout == wanted.stdout
+
+
+def test_words_that_only_begin_like_those_of_other_tools_are_refused() -> None:
+    for words in ("operator", "operator raft", "quorum", "endpoint"):
+        found = SHELL.run(*words.split())
+        assert found.exit_code == 2
+        assert "no such command" in found.stderr
+
+
 def test_every_typed_error_gives_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     for code, kind in BY_CODE.items():
         error = kind.__new__(kind)
