@@ -52,6 +52,26 @@ FAMILIAR = {
 }  # fmt: skip
 """What other tools call these commands."""
 
+ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("member",): ("members",),
+    ("operator", "raft", "list-peers"): ("members", "list"),
+    ("operator", "raft", "transfer-leader"): ("leader", "stepdown"),
+    ("quorum", "status"): ("status",),
+    ("endpoint", "status"): ("status",),
+    ("endpoint", "health"): ("status",),
+    ("kv", "del"): ("kv", "delete"),
+    ("kv", "txn"): ("kv", "transaction"),
+}
+"""The first words of commands as etcdctl, consul and rabbitmq have them -> those of the same commands here."""
+
+
+def translated(arguments: list[str]) -> list[str]:
+    """Return the arguments with the words of another tool replaced by those that are used here."""
+    for words, here in ALIASES.items():
+        if tuple(arguments[: len(words)]) == words:
+            return [*here, *arguments[len(words) :]]
+    return arguments
+
 
 class Commands(click.Group):
     """A group whose commands are imported when they are called, so that each starts as fast as possible."""
@@ -153,6 +173,12 @@ class Root(Commands):
         ),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, also by the words of another tool."""
+        return super().resolve_command(ctx, translated(args))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error ends it as `end_with` says."""
