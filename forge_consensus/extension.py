@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from forge_consensus.client.cluster_info import ClusterInfo
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.changes import ReloadReport
 from forge_consensus.config.layers import from_arguments
@@ -26,7 +27,8 @@ from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import LeadershipChecker
 from forge_consensus.service.lifecycle import START_SECONDS, STOP_SECONDS
 from forge_consensus.service.reloading import SECONDS as RELOAD_SECONDS
-from forge_consensus.service.reports import HealthStatus
+from forge_consensus.service.reports import ConsensusStats, HealthStatus
+from forge_consensus.storage.machines.machine import Command
 
 if TYPE_CHECKING:
     from forge_consensus.admin.api import Api
@@ -342,6 +344,26 @@ class ConsensusExtension(PublicSurface):
     def get_leader(self) -> str | None:
         """Return the leader's node id; None if this node knows of none."""
         return self.service.get_leader()
+
+    def get_role(self) -> str:
+        """Return this node's role: "follower", "candidate" or "leader"."""
+        return self.service.get_role()
+
+    def get_stats(self) -> ConsensusStats:
+        """Return the numbers of the node, and those of this application's own operations."""
+        return self.service.get_stats()
+
+    def get_cluster_info(self) -> ClusterInfo:
+        """Return the cluster as this node sees it."""
+        return self.service.get_cluster_info()
+
+    def apply(self, command: Command, timeout: float | None = None) -> Any:
+        """Carry out a command and return what the state machine returned; errors are those of the service."""
+        return self.service.apply(command, timeout)
+
+    def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
+        """Answer a query; arguments and errors are those of `ConsensusService.read`, which takes more of them."""
+        return self.service.read(query, consistency, timeout)
 
 
 def admin_part(module: str, name: str) -> Any:

@@ -279,7 +279,7 @@ class ServiceLifecycle(PublicSurface):
     def reload(
         self, settings: NodeSettings | LoadedConfig, *, dry_run: bool = False, timeout: float = RELOAD_SECONDS
     ) -> ReloadReport:
-        """Have the running node take other settings (the original's `UpdateConfig`), all of them in one step.
+        """Have the running node take other settings, all of them in one step.
 
         Settings that are marked hot (see ``forge-consensus settings``) take effect at once. The others stay as they
         are, are named in the report, and are taken by the next `start`. ::
@@ -299,6 +299,10 @@ class ServiceLifecycle(PublicSurface):
         refuse_to_wait("reload", self.threads())
         self.running()
         return self.reloader.take_config(settings, dry_run=dry_run, timeout=timeout)
+
+    def update_config(self, settings: NodeSettings | LoadedConfig, timeout: float = RELOAD_SECONDS) -> ReloadReport:
+        """Have the running node take other settings: `reload` by the name that the original gives it."""
+        return self.reload(settings, timeout=timeout)
 
     def end(self, failure: ConsensusError) -> None:
         """Note that the node has ended by itself, and tell every waiting call; the host calls this on its thread."""

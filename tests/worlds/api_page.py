@@ -18,7 +18,7 @@ SERVICE_CALLS = (
     f"{MEMBER_CALLS} "
     f"start stop submit apply read read_detail barrier {KEY_CALLS} "
     "is_leader get_leader get_role get_term wait_for_leader get_stats get_cluster_info get_health_status "
-    "health_check async_client reload"
+    "health_check async_client reload update_config"
 )
 CLIENT_CALLS = f"submit apply read read_detail barrier {KEY_CALLS} status locate reload_config close {MEMBER_CALLS}"
 API = {
@@ -50,7 +50,8 @@ API = {
     "forge_consensus.ReloadReport": "lines",
     "forge_consensus.config.changes.SettingChange": "",
     "forge_consensus.ConsensusExtension": (
-        "register start stop close lifespan around reload reload_soon health metrics dependencies is_leader get_leader"
+        "register start stop close lifespan around reload reload_soon health metrics dependencies is_leader get_leader "
+        "get_role get_stats get_cluster_info apply read"
     ),
     "forge_consensus.LeadershipChecker": "standing is_leader get_leader require_leader require_quorum confirm",
     "forge_consensus.middleware.LeadershipMiddleware": (

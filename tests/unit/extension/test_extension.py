@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI, Request
 from flask import Flask
 
-from forge_consensus import ConsensusExtension, load_config
+from forge_consensus import Command, ConsensusExtension, load_config
 from forge_consensus.errors import FolderLockedError, InvalidConfigError, NotStartedError
 from forge_consensus.events.types import NodeStarted
 from forge_consensus.extension import METRICS, settings_of_options
@@ -173,6 +173,11 @@ def test_what_it_tells(tmp_path: Path) -> None:
         assert tuple(consensus.metrics()) == METRICS
         assert consensus.metrics()["role"] == "leader"
         assert repr(consensus).startswith("<ConsensusExtension of <ConsensusService n1")
+        assert consensus.get_role() == "leader"
+        assert consensus.apply(Command("set", {"key": "k", "value": 1})) is None
+        assert consensus.read("k") == consensus.read("k", "stale") == 1
+        assert consensus.get_stats().operations_total == consensus.metrics()["operations_total"]
+        assert consensus.get_cluster_info().leader == "n1"
 
 
 def test_two_run_in_one_process_and_two_on_one_folder_do_not(tmp_path: Path) -> None:

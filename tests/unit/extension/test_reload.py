@@ -217,7 +217,9 @@ def test_a_service_takes_settings_from_its_program(services: Services) -> None:
     assert (report.trigger, report.changed[0].text) == ("call", "raft.outstanding_max 20000 -> 7")
     assert service.settings == wanted
     assert eventually(lambda: heard)[0].trigger == "call"
-    assert service.reload(wanted).changed == ()
+    assert service.update_config(wanted).changed == (), "the original's name for the same"
+    assert service.update_config(replace(wanted, raft=replace(wanted.raft, outstanding_max=8))).changed
+    assert service.reload(wanted).changed
     small = replace(
         wanted,
         raft=replace(wanted.raft, command_bytes_max=1 << 10),
