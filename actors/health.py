@@ -218,6 +218,10 @@ class HealthActor(ConsensusActor):
             found.append(f"{node} takes no entries: {REFUSALS.get(refusal, refusal)}")
         for node, refusal in sorted(self.shared.snapshot_refusals.items()):
             found.append(f"{node} did not take the last snapshot: {REFUSALS.get(refusal, refusal)}")
+        for node in self.shared.late_learners:
+            found.append(
+                f"learner {node} gets entries more slowly than they come: until it has caught up it does not vote"
+            )
         if self.shared.snapshot_trouble:
             found.append(self.shared.snapshot_trouble)
         if self.ledger.applier.replacing:

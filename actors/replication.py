@@ -162,7 +162,7 @@ class ReplicationActor(ConsensusActor):
         shared.match = {} if leadership is None else leadership.match
         shared.refusals = {} if leadership is None else leadership.refusals
         shared.refused_appends = {} if leadership is None else leadership.refused_appends
-        shared.blocked = ""
+        shared.blocked, shared.late_learners = "", ()
 
     def current(self) -> Leadership | None:
         """The leadership, if the ledger still leads its term; otherwise it has ended and must not be used."""
@@ -270,6 +270,7 @@ class ReplicationActor(ConsensusActor):
             self.carry_out(leadership, effects)
             self.note_matches(message.term, self.ledger.commit_index)
             self.change_by_itself(leadership)
+            self.shared.late_learners = leadership.late_learners()
             self.look_for_better(leadership)
             if leadership.confirmed_ns:
                 self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)

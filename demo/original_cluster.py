@@ -29,10 +29,11 @@ def wait_until(text: str, holds: Callable[[], bool]) -> None:
 def show_members(service: ConsensusService, address: str, folder: str) -> None:
     """Add a node, remove it again, and look at the cluster in between."""
     print("== Cluster Management ==")
-    # There only the leader adds a node, by host and port. Here any node has the leader add it, by HOST:PORT. It has to
-    # run and to wait for that, else it is refused, because a member that never answers only makes quorums larger.
+    # There only the leader adds a node. Here any node has the leader add it. It has to run and to wait for that, else
+    # it is refused, because a member that never answers only makes quorums larger.
+    host, port = address.split(":")
     with joining_node("node-4", address, service.settings.cluster_id, service.settings.peers.values(), folder):
-        plan = service.add_node("node-4", address)
+        plan = service.add_node("node-4", host, int(port))
         print(f"node-4 is added: {plan.before.voters} voters before, {plan.after.voters} after it has caught up")
     print("the members:", ", ".join(f"{member.id} ({member.part})" for member in service.members().members))
     plan = service.remove_node("node-4")

@@ -217,7 +217,8 @@ class ClusterFormed(ConsensusEvent):
 class MembershipChanged(ConsensusEvent):
     """A member was added, removed or updated; the entry that does so is committed.
 
-    `action` is ``added``, ``removed`` or ``updated``: a member got another address, or another part (voter, learner).
+    `action` is ``added``, ``removed`` or ``updated``: a member got another address, part (voter, learner), priority or
+    URL, or the mark never to lead.
     """
 
     kind: ClassVar[str] = "consensus.cluster.membership.changed"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+ROUNDS_MAX: Final = 10
+"""A learner that was near in none of so many rounds gets entries more slowly than they come (dissertation 4.2.1)."""
 
 
 @dataclass(slots=True)
@@ -26,6 +30,11 @@ class CatchUp:
             self.rounds += 1
             self.seconds = now - self.began
             self.until, self.began = last, now
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is to be told that the learner does not catch up; it is given time all the same."""
+        return self.rounds >= ROUNDS_MAX
 
     def is_near(self, now: float, seconds_max: float) -> bool:
         """Whether the last round took no longer than so many seconds, nor has the present one."""

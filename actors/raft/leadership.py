@@ -193,6 +193,10 @@ class Leadership:
         heard = self.heard(now)
         return [node for node, catch_up in self.catch_ups.items() if node in heard and catch_up.is_near(now, most)]
 
+    def late_learners(self) -> tuple[str, ...]:
+        """The learners that are to vote and do not come near to the end of the log, sorted."""
+        return tuple(sorted(node for node, catch_up in self.catch_ups.items() if catch_up.is_late))
+
     def part(self, now: float) -> None:
         """Forget those that were removed, once they know it or an election timeout has passed.
 

@@ -141,6 +141,8 @@ class SharedState:
     was told."""
     blocked: str = ""
     """Why this leader takes no proposals although it could append them; empty if it does. Written by replication."""
+    late_learners: tuple[str, ...] = ()
+    """The learners that are to vote and do not catch up with this leader. Written by replication."""
     snapshot_trouble: str = ""
     """Why this node's last snapshot failed, or why it does not take its leader's; empty if all is well. Written by
     snapshot."""

@@ -13,9 +13,10 @@ from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import PeerView, SharedState
 from forge_consensus.actors.runtime.slowest import Slowest
 from forge_consensus.errors import ProtocolError
-from forge_consensus.storage.ledger.configuration import VOTER
+from forge_consensus.storage.ledger.configuration import VOTER, quorum_of
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL
+from forge_consensus.storage.ledger.quorum import Quorum
 from forge_consensus.storage.snapshots.store import Snapshots
 from forge_consensus.version import __version__
 
@@ -101,6 +102,8 @@ class MemberStatus:
     http_url: str = ""
     """Where its application answers HTTP, as it said in its last greeting, or before one as the configuration has it;
     "" if it is not known."""
+    outgoing: bool = False
+    """Whether it is one of the outgoing voters of a joint configuration, of whom a majority is needed too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +204,11 @@ class NodeStatus:
     pending_restart: list[str] = field(default_factory=list)
     """The settings that were given other values and wait for a restart of the node."""
     storage: StorageStatus | None = None
+
+    @property
+    def quorum(self) -> Quorum:
+        """The quorum of the members, as the node knows them."""
+        return quorum_of((row.id, row.part, row.outgoing) for row in self.nodes)
 
     @classmethod
     def of(cls, source: Source) -> NodeStatus:
@@ -356,6 +364,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             priority=ledger.configuration.priority_of(node),
             may_lead=ledger.configuration.may_lead(node),
             http_url=http_url_of(source, node),
+            outgoing=node in ledger.configuration.outgoing,
         )
         found.append(member)
     return found

@@ -205,7 +205,7 @@ def step_row(step: Step) -> dict[str, Any]:
         "joint": step.joint,
         "voters": step.voters,
         "required": step.required,
-        "can_lose": max(0, step.voters - step.required),
+        "can_lose": step.can_lose,
     }
 
 

@@ -14,7 +14,6 @@ from forge_consensus.errors import ConsensusError
 from forge_consensus.output import INT_EXACT_MAX
 from forge_consensus.service.reports import health_of
 from forge_consensus.storage.ledger.configuration import LEARNER
-from forge_consensus.storage.ledger.quorum import majority
 
 TAG: Final = "health"
 STUCK_SECONDS: Final = 30.0
@@ -178,7 +177,7 @@ async def quorum_critical(call: Call) -> Response:
     report = await call.subject.report()
     own = next((node for node in report.nodes if node.node_id == call.subject.seat.node_id), None)
     helps = own is not None and own.takes_entries and own.part != LEARNER
-    left = report.required + report.can_lose - (1 if helps else 0)
+    left = sum(node.takes_entries for node in report.nodes if node.part not in (None, LEARNER)) - (1 if helps else 0)
     critical = report.health == "unhealthy" or (helps and report.can_lose < 1)
     text = (
         f"{left} of {report.members} voters are left without it, and {report.required} are needed"
@@ -192,12 +191,13 @@ async def quorum_critical(call: Call) -> Response:
 async def quorum(call: Call) -> Response:
     """Return the arithmetic of the quorum, as this node sees it."""
     status = await call.subject.status()
-    total = len(voters_of(status))
-    alive = sum(row.status == "active" for row in voters_of(status))
-    needed = majority(total)
-    state = "no_quorum" if not status.has_quorum else "at_risk" if alive == needed and total > 1 else "healthy"
-    found = {"status": state, "has_quorum": status.has_quorum, "total_nodes": total, "healthy_nodes": alive}
-    rest = {"quorum_size": needed, "fault_tolerance": total - needed, "nodes_until_loss": max(0, alive - needed + 1)}
+    quorum, total = status.quorum, status.quorum.total
+    alive = {row.id for row in voters_of(status) if row.status == "active"}
+    has, spare = quorum.has(alive), quorum.can_lose(alive)
+    state = "no_quorum" if not status.has_quorum else "at_risk" if has and not spare and total > 1 else "healthy"
+    found = {"status": state, "has_quorum": status.has_quorum, "total_nodes": total, "healthy_nodes": len(alive)}
+    tolerance = quorum.can_lose(quorum.voters)
+    rest = {"quorum_size": quorum.required, "fault_tolerance": tolerance, "nodes_until_loss": spare + 1 if has else 0}
     return answer({**found, **rest})
 
 

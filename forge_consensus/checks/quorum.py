@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forge_consensus.errors import NodeNotFoundError
 from forge_consensus.service.cluster_report import ClusterReport, MemberReport
-from forge_consensus.storage.ledger.configuration import LEARNER, LEAVING
+from forge_consensus.storage.ledger.configuration import LEARNER, VOTER, quorum_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +56,13 @@ def critical_voters(report: ClusterReport, node: str = "") -> CriticalVoters:
     )
 
 
-def groups(voters: Sequence[MemberReport]) -> Iterator[Sequence[MemberReport]]:
-    """Yield the groups of voters of which each needs a majority: during a change of members, those after it too."""
-    yield voters
-    staying = [member for member in voters if member.part != LEAVING]
-    if len(staying) < len(voters):
-        yield staying
-
-
 def is_critical(voter: MemberReport, voters: Sequence[MemberReport]) -> bool:
     """Whether the others would be no quorum without this voter, or none of them might lead."""
     if not voter.takes_entries:
         return False  # it is of no help now
-    for group in groups(voters):
-        left = sum(member.takes_entries for member in group if member is not voter)
-        if voter in group and left < len(group) // 2 + 1:
-            return True
+    quorum = quorum_of((str(member.node_id), member.part or VOTER, member.outgoing) for member in voters)
+    if not quorum.has(str(member.node_id) for member in voters if member.takes_entries and member is not voter):
+        return True
     return voter.may_lead and not any(
         member.may_lead and member.takes_entries for member in voters if member is not voter
     )

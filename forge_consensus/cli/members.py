@@ -10,15 +10,18 @@ import click
 
 from forge_consensus.actors.messages import MembersPlanned
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import client_options
+from forge_consensus.cli.options import TIMEOUT_SECONDS, client_options, endpoints_option, output_option
 from forge_consensus.cli.progress import ProgressLine
 from forge_consensus.client.members import ClusterMembers, Member, MembersPlan, Step
 from forge_consensus.client.steps import Steps
 from forge_consensus.client.sync import Client
+from forge_consensus.finite_range import FiniteRange
 from forge_consensus.output import json_text, table
 from forge_consensus.storage.ledger.changes import Action, Change, steps
 from forge_consensus.storage.ledger.configuration import Configuration
 
+CHANGE_SECONDS: Final = 600.0
+"""How long a change that is begun may take by default: a new member has to get the whole state."""
 HEAD: Final = ("NODE", "PART", "LEADS", "ADDRESS")
 
 
@@ -114,23 +117,39 @@ def change_options(function: Any) -> Any:
         click.option("--dry-run", is_flag=True, help="Only say what the change would do."),
     ):
         function = option(function)
-    return client_options(function)
+    patient = click.option(
+        "--timeout",
+        type=FiniteRange(min=0, min_open=True),
+        envvar="FORGE_CONSENSUS_TIMEOUT",
+        help="Seconds after which the command gives up, all in all; what is begun goes on. "
+        f"[default: {TIMEOUT_SECONDS:g} until it is begun, and {CHANGE_SECONDS:g} until it is complete]",
+    )
+    return endpoints_option(patient(output_option(function)))
 
 
 def change(
     changes: Sequence[Change],
     *,
     endpoints: list[str],
-    timeout: float,
+    timeout: float | None,
     output: str,
     no_wait: bool,
     force: bool,
     dry_run: bool,
 ) -> None:
     """Make a change, wait for it, and say what it did."""
-    with Client(endpoints, timeout=timeout) as client, ProgressLine(client) as line:
+    patience = CHANGE_SECONDS if timeout is None else None
+    with Client(endpoints, timeout=timeout or TIMEOUT_SECONDS) as client, ProgressLine(client) as line:
         plan = client.carry_out(
-            client.change_steps(changes, timeout, force=force, dry_run=dry_run, wait=not no_wait, progress=line.look)
+            client.change_steps(
+                changes,
+                timeout,
+                force=force,
+                dry_run=dry_run,
+                wait=not no_wait,
+                patience=patience,
+                progress=line.look,
+            )
         )
     tell_plan(plan, output, dry_run=dry_run)
 
@@ -195,7 +214,7 @@ def update(node: str, address: str | None, priority: int | None, unwilling: bool
 
 
 def planned_replacement(
-    client: Client, first: list[Change], second: list[Change], timeout: float, *, force: bool
+    client: Client, first: list[Change], second: list[Change], timeout: float | None, *, force: bool
 ) -> Steps[MembersPlan]:
     """What a replacement would do, whose second change the leader cannot plan before the first one is made."""
     told: MembersPlanned = yield client.change_query(first or second, timeout, force=force, dry_run=True)
@@ -218,7 +237,7 @@ def replace(old: str, new: tuple[str, str], **options: Any) -> None:
     until the new node is a learner that has caught up, because the change of both is refused before that.
     """
     second = [Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)]
-    with Client(options["endpoints"], timeout=options["timeout"]) as client:
+    with Client(options["endpoints"], timeout=options["timeout"] or TIMEOUT_SECONDS) as client:
         present = client.members().members
         learns = any((each.id, each.address, each.part) == (*new, "learner") for each in present)
         first = [] if learns else [Change(Action.ADD_LEARNER, *new)]

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -33,6 +34,7 @@ from forge_consensus.missing import missing_extra
 from forge_consensus.process.descriptors import raise_descriptor_limit
 from forge_consensus.process.log import LogLines
 from forge_consensus.service.config_watch import ConfigWatcher
+from forge_consensus.service.joining import cluster_at
 from forge_consensus.service.node import Node, advertised
 from forge_consensus.service.reloading import NO_FILE, Reloader
 from forge_consensus.service.running import NodeRun
@@ -181,7 +183,11 @@ def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None)
 
 
 def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
-    """Return the settings of files, environment and options. Raises `InvalidConfigError`, or for a usage click's."""
+    """Return the settings of files, environment and options.
+
+    A node that is to join and names no cluster is of the one that it finds. Raises `InvalidConfigError`, for a usage
+    click's errors, and for a cluster that is not found those of `cluster_at`.
+    """
     source = ConfigSource(files, last=options)
     resolved = source.resolve()
     resolved.check()
@@ -189,7 +195,11 @@ def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
     for name, option in (("node_id", "--id"), ("storage_path", "--data")):
         if name not in values and not (files and name == "storage_path"):
             raise click.UsageError(f"Missing option '{option}', or {name} in a file that --config names.")
-    return settings_of(resolved, stored_cluster, source)
+
+    def stored(folder: Path) -> str:
+        return stored_cluster(folder) or (cluster_at(values["join"]) if values.get("join") else "")
+
+    return settings_of(resolved, stored, source)
 
 
 @click.command(context_settings={"show_default": True})
@@ -252,7 +262,9 @@ def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
 )
 @click.option("--data", type=click.Path(file_okay=False), help="The folder of the node's data.")
 @click.option(
-    "--cluster", help="The cluster's id, the same on all members. [default: that of the folder, in a new one: default]"
+    "--cluster",
+    help="The cluster's id, the same on all members. [default: that of the folder; of a new one that of the cluster "
+    "that it joins, or else: default]",
 )
 @click.option("--lease-reads", is_flag=True, help="Allow lease reads; the same on all members, read at first start.")
 @click.option(

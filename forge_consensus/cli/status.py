@@ -88,8 +88,7 @@ def colored(text: str, word: str) -> str:
 def headlines(report: ClusterReport) -> list[str]:
     """Return the first two lines: the answers that are looked for most."""
     spare = report.can_lose
-    has_majority = report.connected >= report.required
-    lose = f"can lose {spare} node{'' if spare == 1 else 's'}" if has_majority else "NO QUORUM"
+    lose = f"can lose {spare} node{'' if spare == 1 else 's'}" if report.has_majority else "NO QUORUM"
     leads = f"leader {report.leader_id} (term {report.term}, up {seconds_text(report.uptime)})"
     return [
         f"Cluster {report.cluster_id}  {colored(report.health.upper(), report.health)}"

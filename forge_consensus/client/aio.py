@@ -23,6 +23,7 @@ from forge_consensus.client.calls import (
 )
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Driver
+from forge_consensus.client.member_calls import addition
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.routes import Route
@@ -404,10 +405,17 @@ class AsyncClient(Calls, AsyncKeyCalls):
         return await self.carry_out(self.change_steps(changes, timeout, force=force, dry_run=dry_run, wait=wait))
 
     async def add_node(
-        self, node: str, address: str, *, learner: bool = False, wait: bool = True, timeout: float | None = None
+        self,
+        node: str,
+        address: str,
+        port: int | None = None,
+        *,
+        learner: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
     ) -> MembersPlan:
         """Add a node, which was started with ``--join``; arguments and errors are those of `Client.add_node`."""
-        change = Change(Action.ADD_LEARNER if learner else Action.ADD, node, address)
+        change = addition(node, address, port, learner=learner)
         return await self.change_members(change, wait=wait, timeout=timeout)
 
     async def remove_node(

@@ -261,13 +261,17 @@ class Calls(PublicSurface):
         force: bool = False,
         dry_run: bool = False,
         wait: bool = True,
+        patience: float | None = None,
         progress: Callable[[ClusterMembers], object] | None = None,
     ) -> Steps[MembersPlan]:
-        """The steps of a change of members; `progress` gets the members at each look while it waits."""
+        """The steps of a change of members; `progress` gets the members at each look while it waits.
+
+        `patience` is how many seconds to wait for a change that is begun, None for those that are left of `timeout`.
+        """
         deadline = self.deadline(timeout)
         plan = MembersPlan.of((yield self.change_query(changes, timeout, force=force, dry_run=dry_run)))
         if wait:
-            yield from until_done(plan, deadline, progress)
+            yield from until_done(plan, deadline if patience is None else self.deadline(patience), progress)
         return plan
 
     def transfer_steps(self, target: str, timeout: float | None, *, wait: bool) -> Steps[str | None]:

@@ -11,7 +11,14 @@ from forge_consensus.client.endpoints import LOCATE_WAIT_MS
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.steps import Pause, Steps
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, OutcomeUnknownError, UnavailableError
+from forge_consensus.config.address import joined_address
+from forge_consensus.errors import (
+    ConsensusError,
+    ConsensusTimeoutError,
+    OperationFailedError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 from forge_consensus.storage.ledger.changes import Action, Change
 
 LOOK_SECONDS_MIN: Final = 0.001
@@ -28,11 +35,21 @@ UNFINISHED = (
     "the change of members is begun and not complete yet: it goes on by itself; look at the members, and allow more "
     "time if a node has to catch up"
 )
+OVERTAKEN = (
+    "the change of members was begun and is not in force: a new leader took it back, or another change was made after "
+    "it; look at the members, and ask for it again if it is still wanted"
+)
 
 
 def soon_or(deadline: float) -> float:
     """The deadline of a look: there is time for one also when the whole time is over."""
     return max(deadline, time.monotonic() + LOOK_SECONDS_MIN)
+
+
+def addition(node: str, address: str, port: int | None, *, learner: bool) -> Change:
+    """The change that adds a node. Raises `InvalidConfigError` for a port besides an address that has one."""
+    whole = address if port is None else joined_address(address, port)
+    return Change(Action.ADD_LEARNER if learner else Action.ADD, node, whole)
 
 
 def until_done(
@@ -47,7 +64,8 @@ def until_done(
     while plan.index:
         problem: ConsensusError | None = None
         try:
-            found = ClusterMembers.of((yield PendingNodeQuery[Members](GetMembers(), "", soon_or(deadline))))
+            told = yield PendingNodeQuery[Members](GetMembers(), "", soon_or(deadline))
+            found = ClusterMembers.of(told)
         except ConsensusError as error:
             if not error.retryable and not isinstance(error, ConsensusTimeoutError):
                 raise
@@ -57,6 +75,8 @@ def until_done(
                 progress(found)
             if plan.is_done(found):
                 return
+            if found.settled and told.commit >= plan.index:
+                raise OperationFailedError(OVERTAKEN)
         if time.monotonic() > deadline:
             raise ConsensusTimeoutError(UNFINISHED) from problem
         yield Pause(POLL_SECONDS)
@@ -113,7 +133,14 @@ class MemberCalls:
         return self.transfer_leadership(timeout=timeout)
 
     def add_node(
-        self, node: str, address: str, *, learner: bool = False, wait: bool = True, timeout: float | None = None
+        self,
+        node: str,
+        address: str,
+        port: int | None = None,
+        *,
+        learner: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
     ) -> MembersPlan:
         """Add a node to the cluster, which is started with ``--join`` (the original's `AddNode`).
 
@@ -121,7 +148,8 @@ class MemberCalls:
 
         Args:
             node: the node's id.
-            address: where the members reach it, ``host:port`` or ``ipc:///path``.
+            address: where the members reach it, ``host:port`` or ``ipc:///path``; with a port besides the host alone.
+            port: the port, where it is given apart, as in the original.
             learner: whether it stays a learner.
             wait: whether to wait until it votes, or is a learner.
             timeout: how many seconds to try and to wait; None for the client's timeout.
@@ -129,8 +157,7 @@ class MemberCalls:
         Raises as `change_members`.
 
         """
-        change = Change(Action.ADD_LEARNER if learner else Action.ADD, node, address)
-        return self.change_members(change, wait=wait, timeout=timeout)
+        return self.change_members(addition(node, address, port, learner=learner), wait=wait, timeout=timeout)
 
     def remove_node(
         self, node: str, *, force: bool = False, wait: bool = True, timeout: float | None = None

@@ -44,6 +44,8 @@ class Step:
     """How many members vote."""
     required: int
     """How many of them must at least agree."""
+    can_lose: int
+    """How many of them may fail, whichever they are, and the others agree."""
 
     @classmethod
     def of(cls, configuration: Configuration) -> Self:
@@ -61,7 +63,7 @@ class Step:
             for node, address in configuration.members
         )
         quorum = configuration.quorum
-        return cls(members, configuration.is_joint, quorum.total, quorum.required)
+        return cls(members, configuration.is_joint, quorum.total, quorum.required, quorum.can_lose(quorum.voters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ class MembersPlan:
         last = self.steps[-1]
         members = tuple(replace(each, part="voter", joining=False) if each.joining else each for each in last.members)
         voters = last.voters + sum(each.joining for each in last.members)
-        return replace(last, members=members, voters=voters, required=majority(voters))
+        required = majority(voters)
+        return replace(last, members=members, voters=voters, required=required, can_lose=voters - required)
 
     def is_done(self, members: ClusterMembers) -> bool:
         """Whether the nodes that the change names are what it makes of them, for good; others do not matter.

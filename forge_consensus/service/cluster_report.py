@@ -17,7 +17,7 @@ from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError, ProtocolError
 from forge_consensus.events.text import seconds_text
-from forge_consensus.storage.ledger.configuration import LEARNER, LEAVING, VOTER
+from forge_consensus.storage.ledger.configuration import LEARNER, LEAVING, VOTER, quorum_of
 from forge_consensus.version import __version__
 
 GRACE_SECONDS: Final = 1.0
@@ -106,6 +106,8 @@ class MemberReport:
     """Where its application, or its admin API, answers HTTP; "" if it is not known."""
     takes_entries: bool = False
     """Whether it is known to be of help to a majority: it answers, the leader hears it, and it takes entries."""
+    outgoing: bool = False
+    """Whether it is one of the outgoing voters of a joint configuration, of whom a majority is needed too."""
 
     def unusual_refusals(self) -> dict[str, int]:
         """Return what of `refused` somebody should look into: not what is part of ordinary work."""
@@ -144,7 +146,7 @@ class ClusterReport:
     members: int
     """How many members vote; learners count for nothing here."""
     required: int
-    """How many members a majority takes."""
+    """How many members a majority takes, in a joint configuration at the least."""
     reachable: int
     """How many members answered."""
     connected: int
@@ -163,6 +165,8 @@ class ClusterReport:
     """How far the change of members is that is under way, for people; empty if there is none."""
     advice: str = ""
     """What to do first, in one line; empty if nothing is wrong."""
+    has_majority: bool = True
+    """Whether the connected members are a majority, in a joint configuration of both sets of voters."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON can hold it; every field is always there."""
@@ -283,11 +287,11 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
     leads = first["role"] == "leader"
     nodes = members_of(inquiry, first)
     voters = [member for member in first["nodes"] if member.get("part") != LEARNER]
-    total = len(voters)
-    reachable = sum(member["id"] in answers for member in voters)
-    connected = sum(hears(first, member) for member in voters) if leads else reachable
-    taking = sum(takes_entries(first, member, answers.get(member["id"])) for member in voters)
-    required = total // 2 + 1
+    quorum = quorum_of((row["id"], row.get("part") or VOTER, bool(row.get("outgoing"))) for row in first["nodes"])
+    total, required = quorum.total, quorum.required
+    reachable = {member["id"] for member in voters if member["id"] in answers}
+    connected = {member["id"] for member in voters if hears(first, member)} if leads else reachable
+    taking = [member["id"] for member in voters if takes_entries(first, member, answers.get(member["id"]))]
     warnings = [text for node in nodes for text in node.warnings()] + comparisons(answers, nodes)
     if not leads:
         warnings.insert(0, "no node that answers leads: writes and linearizable reads wait for an election")
@@ -303,9 +307,9 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
         uptime=first["uptime"],
         members=total,
         required=required,
-        reachable=reachable,
-        connected=connected,
-        can_lose=max(0, taking - required),
+        reachable=len(reachable),
+        connected=len(connected),
+        can_lose=quorum.can_lose(taking),
         commit_index=first["commit_index"],
         last_log_index=first["last_log_index"],
         version=__version__,
@@ -313,6 +317,7 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
         warnings=tuple(warnings),
         change=change_of(first),
         advice=advice_of(nodes, required=required, serves=serves) if warnings else "",
+        has_majority=quorum.has(connected),
     )
 
 
@@ -489,6 +494,7 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         may_lead=member.get("may_lead", True),
         http_url=next((url for row in [*own_rows(answer), member] if (url := row.get("http_url"))), ""),
         takes_entries=part_of(first, member) is not None and takes_entries(first, member, answer),
+        outgoing=bool(member.get("outgoing")),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from forge_consensus.actors.messages import Members
 from forge_consensus.client.sync import Client
 from forge_consensus.config.node import NodeSettings
-from forge_consensus.errors import ConsensusError, InvalidConfigError
+from forge_consensus.errors import ClusterNotFoundError, ConsensusError, InvalidConfigError
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
@@ -31,17 +31,32 @@ def founded_with(settings: NodeSettings) -> Members:
 
     All its nodes have to agree on its id, on the configuration with which it began, and on the entries that it skips.
 
-    Raises `InvalidConfigError` if the cluster has a member of this id that is not to be removed, and the errors of
-    `Client.members`, such as `ConnectionFailedError`.
+    Raises `InvalidConfigError` if it is another cluster than the node is of, or has a member of this id that is not to
+    be removed, and the errors of `Client.members`, such as `ConnectionFailedError`.
     """
     with Client(settings.join or "", timeout=FIND_SECONDS, cluster_id=settings.cluster_id) as client:
-        told = members_told(client)
+        try:
+            told = members_told(client)
+        except ClusterNotFoundError as error:
+            raise InvalidConfigError(
+                f"{error}: this node is to join the cluster {settings.cluster_id!r} at {settings.join}. Give it the id "
+                "of the cluster that is there, or addresses of members of its own"
+            ) from error
         if settings.node_id in Configuration.decode(told.configuration).nodes:
             if not settings.rejoin:
                 raise InvalidConfigError(why_known(told, settings.node_id))
             remove_lost(client, settings.node_id)
             told = members_told(client)
     return told
+
+
+def cluster_at(join: str) -> str:
+    """The id of the cluster whose members listen at these addresses, as any of them tells it.
+
+    Raises `InvalidConfigError` for what are no addresses, and the errors of `Client.members`.
+    """
+    with Client(join, timeout=FIND_SECONDS) as client:
+        return str(members_told(client).cluster)
 
 
 def members_told(client: Client) -> Members:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, cast
@@ -356,6 +356,13 @@ class Configuration:
         if self.machine:
             listed += f" and the state machine {self.machine!r}"
         return listed + (f" at feature level {self.level}" if self.level != FIRST_LEVEL else "")
+
+
+def quorum_of(members: Iterable[tuple[str, str, bool]]) -> Quorum:
+    """The quorum of members that are told one by one: (node id, part, whether it is one of the outgoing voters)."""
+    rows = list(members)
+    outgoing = frozenset(node for node, _, leaves in rows if leaves)
+    return Quorum(frozenset(node for node, part, _ in rows if part == VOTER), outgoing or None)
 
 
 def lease_ms_of(election_timeout_min: float) -> int:

@@ -45,6 +45,14 @@ class Quorum:
             reached.append(ordered[needed - 1] if ordered else 0)
         return min(reached)
 
+    def can_lose(self, ids: Iterable[str]) -> int:
+        """How many of these nodes may fail, whichever they are, and the others are a majority of every set; at least 0.
+
+        In a joint configuration that is up to the set that has the fewest to spare.
+        """
+        present = self.voters.intersection(ids)
+        return max(0, min(len(voters & present) - needed for voters, needed in self.sets))
+
     @property
     def total(self) -> int:
         """The number of voters, each counted once although a joint configuration may name it twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from forge_consensus.events.types import LogCommitted
 from forge_consensus.feed.event_feed import EventFeed
 from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.testing.local.cluster import LocalCluster
+from tests.worlds.command_nodes import CommandNodes
 from tests.worlds.waiting import wait_for
 
 SECONDS = 30.0
@@ -200,6 +203,27 @@ def test_a_node_asks_to_be_added_and_comes_back_after_a_restart() -> None:
         client.put("key", "other")
         with Client(cluster.addresses["n2"]) as reader:
             assert reader.get("key") == "other"
+        cluster.join("n3", "learner")
+        wait_for(lambda: "this node is a learner and holds" in cluster.log_text("n3"), SECONDS, "n3 to be a learner")
+        assert [(each.id, each.part, each.joining) for each in client.members().members] == [
+            ("n1", "voter", False),
+            ("n2", "voter", False),
+            ("n3", "learner", False),
+        ]
+
+
+def test_a_node_that_joins_is_of_the_cluster_that_it_finds_unless_it_names_another(tmp_path: Path) -> None:
+    with LocalCluster(1, cluster_id="named") as cluster, CommandNodes() as nodes:
+        cluster.wait_for_leader()
+        to_join = ("--listen", "127.0.0.1:0", "--join", cluster.addresses["n1"])
+        found = nodes.start("--id", "n2", "--data", str(tmp_path / "n2"), *to_join)
+        assert found.stdout is not None
+        assert select.select([found.stdout], [], [], SECONDS)[0], "it said nothing"
+        assert found.stdout.readline().startswith("serving n2 of cluster named at ")
+        wrong = nodes.start("--id", "n3", "--data", str(tmp_path / "n3"), "--cluster", "another", *to_join)
+        _, told = wrong.communicate(timeout=SECONDS)
+        assert wrong.returncode == 78
+        assert "Give it the id of the cluster that is there" in told
 
 
 def test_a_member_with_a_lost_folder_is_removed_and_added_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forge_consensus.actors.messages import AppendEntries, CheckPeer, CheckPeerReply
+from forge_consensus.actors.raft.catch_up import ROUNDS_MAX, CatchUp
 from forge_consensus.actors.runtime.shared import PeerStatus
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.errors import StorageFullError
@@ -17,6 +18,7 @@ from forge_consensus.events.types import (
     QuorumLost,
     Unhealthy,
 )
+from tests.unit.actors.test_election import lead
 from tests.worlds.one_node import OneNode
 
 
@@ -110,3 +112,25 @@ def test_a_slow_disk_is_told_and_forgotten() -> None:
     live(node, 12.0, "n2", "n3")
     assert node.engine.reported.health == "healthy"
     assert NodeStatus.of(node.engine).commit_seconds == 0.0
+
+
+def test_a_learner_that_does_not_catch_up_is_told_and_forgotten() -> None:
+    node = OneNode()
+    live(node, 1.0, "n2", "n3")
+    node.engine.shared.late_learners = ("n4",)
+    live(node, 1.0, "n2", "n3")
+    (told,) = [event.details for event in node.told(Degraded)]
+    assert told == ("learner n4 gets entries more slowly than they come: until it has caught up it does not vote",)
+    node.engine.shared.late_learners = ()
+    live(node, 1.0, "n2", "n3")
+    assert node.engine.reported.health == "healthy"
+
+
+def test_a_leader_tells_of_its_late_learners_until_it_stops_leading() -> None:
+    node = OneNode()
+    lead(node)
+    node.engine.cells.actor("replication").leadership.catch_ups["n3"] = CatchUp(1 << 40, 0.0, ROUNDS_MAX)
+    node.wait(0.2)
+    assert node.engine.shared.late_learners == ("n3",)
+    node.request("n2", "replication", AppendEntries(node.ledger.term + 1, 1, 0, 1, 0, ()))
+    assert not node.engine.shared.late_learners

@@ -10,6 +10,7 @@ import pytest
 
 from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply
 from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign
+from forge_consensus.actors.raft.catch_up import ROUNDS_MAX
 from forge_consensus.actors.raft.leadership import HAND_OVER, MATCH_MOVED, SEND_SOON, Effect, Leadership, SendTo
 from forge_consensus.actors.raft.progress import Phase
 from forge_consensus.config.raft import RaftSettings
@@ -305,6 +306,18 @@ def test_a_member_that_is_added_is_sent_entries_and_counts_for_nothing_as_a_lear
     assert leads.on_majority() == 0, "a learner and the leader are no majority of three voters"
     leads.answered("n2", reply(index), 1, 1.0)
     assert leads.on_majority() == index
+
+
+def test_a_learner_that_never_comes_near_is_told_as_late() -> None:
+    leads = leader(3, last=5)
+    view: Any = leads.ledger
+    change(leads, Change(Action.ADD, "n4", "h4:1"), Change(Action.ADD_LEARNER, "n5", "h5:1"))
+    for number in range(ROUNDS_MAX):
+        assert leads.late_learners() == ()
+        leads.match["n4"] = view.log.last
+        view.log.append([encode(view.log.last + 1, TERM, Kind.COMMAND, 0)])
+        assert leads.near(2.0 * number + 3.0) == []
+    assert leads.late_learners() == ("n4",)
 
 
 def test_what_a_member_refused_is_forgotten_with_all_else_of_it_when_it_is_bound_to_its_folder() -> None:

@@ -28,7 +28,7 @@ STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_qu
 MEMBER = [
     "id", "address", "role", "status", "round_trip_ms", "last_contact", "clock_ahead_ms", "match_index", "program",
     "refusal", "refused_appends", "greeting_refused", "greeting_refused_ago", "differs", "problem", "part",
-    "joining", "priority", "may_lead", "http_url",
+    "joining", "priority", "may_lead", "http_url", "outgoing",
 ]
 ESSENTIAL = [
     "node_id", "cluster_id", "role", "status", "term", "leader_id", "leader_address", "has_quorum", "health", "details",

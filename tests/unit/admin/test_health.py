@@ -13,6 +13,7 @@ from forge_consensus.admin import health
 from forge_consensus.admin.operation import Call, query_of
 from forge_consensus.admin.problems import ProblemError
 from forge_consensus.errors import NotStartedError
+from forge_consensus.storage.ledger.configuration import quorum_of
 
 
 def status(**more: Any) -> Any:
@@ -25,7 +26,9 @@ def status(**more: Any) -> Any:
         "last_log_index": 12, "leader_commit": 12,
         "pending_restart": [],
     }  # fmt: skip
-    return SimpleNamespace(**{**usual, **more})
+    found = {**usual, **more}
+    quorum = quorum_of((row.id, row.part, False) for row in found["nodes"])
+    return SimpleNamespace(**found, quorum=quorum)
 
 
 class FakeSubject:

@@ -69,11 +69,17 @@ def test_during_a_change_those_that_stay_must_be_a_quorum_too() -> None:
         row.update({"match_index": 100, "last_contact": 0.1})
     answers = [leader, *(answer(name) for name in five[1:])]
     assert critical_voters(report(*answers)).critical == ()
-    for row in leader["nodes"][3:]:
-        row["part"] = "leaving"
+    for row in leader["nodes"]:
+        row.update(outgoing=True, part="voter" if row["id"] < "n4" else "leaving")
     assert critical_voters(report(*answers)).critical == ()
     leader["nodes"][2].update(status="failed")  # two of the three that stay are left
     assert critical_voters(report(*answers)).critical == ("n1", "n2")
+
+
+def test_the_only_voter_before_a_change_is_critical_until_the_change_is_complete() -> None:
+    found = critical_voters(cluster(n1={"outgoing": True}))
+    assert (found.critical, found.can_lose) == (("n1",), 0)
+    assert not critical_voters(cluster()).critical
 
 
 def test_without_a_quorum_there_is_none_to_lose() -> None:

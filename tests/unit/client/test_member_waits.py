@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from forge_consensus.actors.messages import Locate, Located, Members, TransferLeadership, TransferStarted
+from forge_consensus.actors.messages import (
+    GetMembers,
+    Locate,
+    Located,
+    Members,
+    MembersPlanned,
+    TransferLeadership,
+    TransferStarted,
+)
 from forge_consensus.client import member_calls
-from forge_consensus.client.member_calls import until_done, until_transferred
+from forge_consensus.client.calls import Calls
+from forge_consensus.client.member_calls import addition, until_done, until_transferred
 from forge_consensus.client.members import ClusterMembers, MembersPlan, Step
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.steps import Pause
-from forge_consensus.errors import BusyError, ConsensusTimeoutError, NoLeaderError, NotStartedError
+from forge_consensus.errors import (
+    BusyError,
+    ConsensusTimeoutError,
+    InvalidConfigError,
+    NoLeaderError,
+    NotStartedError,
+    OperationFailedError,
+)
 from forge_consensus.storage.ledger.changes import Action, Change, changed
 from forge_consensus.storage.ledger.configuration import Configuration
 
@@ -36,14 +54,49 @@ def test_it_ends_when_the_change_is_committed() -> None:
     seen: list[ClusterMembers] = []
     steps = until_done(PLAN, time.monotonic() + 60, seen.append)
     assert 59 < seconds_of(next(steps)) <= 60
-    for found in (members(BEFORE), members(AFTER, committed=False)):
+    for found in (members(BEFORE, committed=False), members(AFTER, committed=False)):
         assert isinstance(steps.send(found), Pause)
         assert seconds_of(next(steps)) <= 60
     assert isinstance(steps.throw(NoLeaderError("an election goes on")), Pause)
     next(steps)
     with pytest.raises(StopIteration):
         steps.send(members(AFTER))
-    assert [each.committed for each in seen] == [True, False, True]
+    assert [each.committed for each in seen] == [False, False, True]
+
+
+def test_a_change_that_a_new_leader_took_back_is_not_waited_for() -> None:
+    steps = until_done(PLAN, time.monotonic() + 60)
+    next(steps)
+    with pytest.raises(OperationFailedError, match="is not in force: a new leader took it back"):
+        steps.send(members(BEFORE))
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "whole"),
+    [("10.0.1.13:7000", None, "10.0.1.13:7000"), ("10.0.1.13", 7000, "10.0.1.13:7000"), ("::1", 7000, "[::1]:7000")],
+)
+def test_a_node_is_added_by_its_address_or_by_host_and_port(address: str, port: int | None, whole: str) -> None:
+    assert addition("n4", address, port, learner=False) == Change(Action.ADD, "n4", whole)
+    assert addition("n4", address, port, learner=True) == Change(Action.ADD_LEARNER, "n4", whole)
+
+
+def test_a_port_besides_an_address_that_has_one_is_refused() -> None:
+    with pytest.raises(InvalidConfigError, match="is no host, and the port 7000 is given besides"):
+        addition("n4", "10.0.1.13:7000", 7000, learner=False)
+
+
+def test_what_is_begun_has_its_own_time_after_what_was_asked_for() -> None:
+    def deadline(seconds: float | None) -> float:
+        return time.monotonic() + (5.0 if seconds is None else seconds)
+
+    def query(*_: Any, **__: Any) -> PendingNodeQuery[Any]:
+        return PendingNodeQuery(GetMembers(), "", deadline(None))
+
+    client = cast("Calls", SimpleNamespace(deadline=deadline, change_query=query))
+    steps = Calls.change_steps(client, [Change(Action.DEMOTE, "n3")], None, patience=600.0)
+    assert 4 < seconds_of(next(steps)) <= 5
+    look = steps.send(MembersPlanned(7, (BEFORE.encode(), AFTER.encode())))
+    assert 599 < seconds_of(look) <= 600
 
 
 @pytest.mark.parametrize("error", [NoLeaderError("no leader"), ConsensusTimeoutError("no answer")])

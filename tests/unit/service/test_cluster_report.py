@@ -168,6 +168,28 @@ def test_how_many_members_a_cluster_can_lose(
     assert (found.connected, found.can_lose) == (connected if noticed else 5, can_lose)
 
 
+def test_in_a_joint_configuration_both_sets_of_voters_are_counted() -> None:
+    # n1, n2 and n3 are replaced by n1, n4 and n5. Without n4 and n5 three are left, enough of one set of five.
+    answers = [answer(name) for name in FIVE]
+    for each in answers:
+        each["nodes"] = [
+            {
+                "id": name,
+                "address": f"127.0.0.1:700{name[1]}",
+                "status": "active",
+                "outgoing": name < "n4",
+                "part": "leaving" if name in {"n2", "n3"} else "voter",
+            }
+            for name in FIVE
+        ]
+    whole = report(*answers)
+    assert (whole.members, whole.required, whole.can_lose, whole.has_majority) == (5, 3, 1, True)
+    for row in answers[0]["nodes"][3:]:
+        row["status"] = "failed"
+    found = report(*answers)
+    assert (found.connected, found.can_lose, found.has_majority) == (3, 0, False)
+
+
 def test_a_member_that_says_itself_that_it_is_full_is_no_help_before_the_leader_knows() -> None:
     member = answer("n2")
     member["nodes"][1].update(refusal="full")

@@ -70,6 +70,17 @@ def test_the_required_number_is_the_size_of_the_smallest_deciding_group(sets: li
 
 
 @given(VOTER_SETS, IDS)
+def test_so_many_of_them_may_fail_as_leave_a_majority_whichever_they_are(
+    sets: list[frozenset[str]], ids: frozenset[str]
+) -> None:
+    quorum = Quorum(*sets)
+    holds = [
+        count for count in range(len(ids) + 1) if all(quorum.has(ids - set(lost)) for lost in combinations(ids, count))
+    ]
+    assert quorum.can_lose(ids) == max(holds, default=0)
+
+
+@given(VOTER_SETS, IDS)
 def test_two_disjoint_groups_never_both_decide(sets: list[frozenset[str]], ids: frozenset[str]) -> None:
     quorum = Quorum(*sets)
     assert not (quorum.has(ids) and quorum.has(quorum.voters - ids))
