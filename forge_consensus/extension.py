@@ -159,11 +159,10 @@ class ConsensusExtension(PublicSurface):
 
     def start_admin(self) -> None:
         """Serve the admin API where the configuration says. Raises `ConsensusError` for an address that cannot be."""
-        wanted = self.loaded.program.admin_api
-        if wanted.address is not None:
+        if self.loaded.program.admin_api.address is not None:
             server: type[AdminServer] = admin_part("forge_consensus.admin.server", "AdminServer")
-            names = self.loaded.http_names()
-            self.admin = server(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=names)
+            self.admin = server.of(self.loaded)
+            assert self.admin is not None, "there is an address"
             self.admin.start()  # closes itself if it fails
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
@@ -235,14 +234,17 @@ class ConsensusExtension(PublicSurface):
         of its own instead, on a thread of its own, and nothing has to be mounted.
 
         Args:
-            insecure: whether requests from other machines are answered. Nobody is asked who they are, so whoever
-                reaches the application can then remove members and write keys.
+            insecure: whether requests from other machines are answered that did not come over TLS, or where nobody is
+                asked who they are: then whoever reaches the application can remove members and write keys.
 
         Raises `InvalidConfigError` where the extra ``admin`` is not installed.
 
         """
         made: Api = admin_part("forge_consensus.admin.api", "Api")(
-            hosts=self.loaded.http_names(), only_local=not insecure, mounted=True
+            hosts=self.loaded.http_names(),
+            only_local=not insecure,
+            mounted=True,
+            admission=admin_part("forge_consensus.admin.admission", "Admission").of(self.loaded),
         )
         self.mounted.append(made)
         return made

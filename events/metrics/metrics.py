@@ -82,6 +82,8 @@ class NodeMetrics(Collector):
         self.turn_messages = Distribution(COUNTS)
         self.turn_applied = Distribution(COUNTS)
         self.losses = Losses(bus)
+        self.more: list[Callable[[MetricPage], None]] = []
+        """What else is counted for this node, by those who serve it; each adds its part to every scrape."""
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         self.handlers: dict[type[ConsensusEvent], Callable[[Any], None]] = {
@@ -200,6 +202,8 @@ class NodeMetrics(Collector):
             self.losses.of("failed"),
             "subscription",
         )
+        for add_more in self.more:
+            add_more(page)
         versions = ((self.version, platform.python_version()), 1)
         page.gauge(
             "build_info", "Always 1; the labels name the versions that run.", (versions,), "version", "python_version"

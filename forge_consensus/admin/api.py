@@ -19,6 +19,7 @@ from forge_consensus.admin import (
     pages,
     snapshots,
 )
+from forge_consensus.admin.admission import Admission
 from forge_consensus.admin.dispatch import places_of, router_of
 from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import Operation
@@ -45,11 +46,17 @@ class Api(Shared):
     """The admin API of one node, as an ASGI application for one event loop; the arguments are those of `Shared`."""
 
     def __init__(
-        self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False, mounted: bool = False
+        self,
+        prefix: str = "",
+        hosts: Iterable[str] = (),
+        *,
+        only_local: bool = False,
+        mounted: bool = False,
+        admission: Admission | None = None,
     ) -> None:
-        super().__init__(prefix, hosts, only_local=only_local, mounted=mounted)
+        super().__init__(prefix, hosts, only_local=only_local, mounted=mounted, admission=admission)
         served = [each for each in OPERATIONS if places_of(each, prefix, mounted=mounted)]
-        self.document = document(served, prefix)
+        self.document = document(served, prefix, asks=admission is not None)
         extra = [pages.INTO_FOLDER] if prefix else []
         self.router = router_of(self, [*served, *extra], prefix)
 

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from forge_consensus.admin.problems import ProblemError
 from forge_consensus.middleware.verdict import PROBLEM_TYPE
+from forge_consensus.security.x509_names import PeerCertificate
 
 CONNECTIONS_MAX: Final = 1000
 HEAD_SECONDS: Final = 10.0
@@ -24,6 +25,8 @@ MALFORMED: Final = (
     "what arrived is no request of HTTP/1.1: its first line, a header or the framing of its body is malformed, or it "
     "does not have one Host header; send it by a client for HTTP. The connection is closed"
 )
+CERTIFICATE: Final = "forge_consensus.certificate"
+"""Where a connection notes the certificate of its other end, in the state of each of its requests."""
 QUIET: Final = logging.getLogger("forge_consensus.admin.http")
 """What uvicorn says of single connections goes nowhere: anybody can make it say much."""
 QUIET.addHandler(logging.NullHandler())
@@ -94,6 +97,10 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection, if there is room."""
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
+        secured = transport.get_extra_info("ssl_object")
+        shown = PeerCertificate.of(secured.getpeercert() or {}) if secured is not None else None
+        if shown is not None:  # each request finds it in its state
+            self.app_state = {**self.app_state, CERTIFICATE: shown}
         if len(self.connections) > CONNECTIONS_MAX:
             oldest = next(iter(self.waiting), None)
             (oldest or self).transport.abort()

@@ -14,6 +14,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from forge_consensus.admin.caller import Caller
 from forge_consensus.admin.operation import Argument, Call, Operation, fields_of, json_of, query_of
 from forge_consensus.admin.problems import ProblemError, invalid, problem_of
 from forge_consensus.admin.shared import Shared
@@ -39,6 +40,8 @@ SLACK_SECONDS: Final = 2.0
 REQUEST_ID_CHARS_MAX: Final = 128
 TAKEN_AT_ROOT: Final = ("/leader", "/metrics")
 """What a load balancer and Prometheus ask for at the root is something else in the Go original."""
+ADMITTED_SECONDS: Final = 0.25
+"""So often it is looked whether somebody may still have an answer that takes long, such as a stream."""
 PATIENCE_SECONDS: Final = 0.05
 """Only a request that takes longer is watched for a client that leaves, because watching costs as much as answering."""
 SECURITY_HEADERS: Final = (
@@ -79,7 +82,7 @@ class Endpoint:
         try:
             response = await exchange.answered(self.operations)
             if response is not None:
-                await response(scope, exchange.receive, send)
+                await exchange.send(response, send)
         finally:
             if exchange.gone is not None:
                 exchange.gone.cancel()
@@ -98,6 +101,29 @@ class Exchange:
         fits = 0 < len(told) <= REQUEST_ID_CHARS_MAX and told.isascii() and told.isprintable()
         self.request_id = told if fits else f"{random.getrandbits(64):016x}"
         self.gone: asyncio.Task[None] | None = None
+        self.caller: Caller | None = None
+        """Who asks, where somebody is asked who they are."""
+
+    @property
+    def address(self) -> str:
+        """Where the request came from, "" if that is not known."""
+        return str((self.scope.get("client") or ("",))[0])
+
+    async def send(self, response: Response, send: Sender) -> None:
+        """Send the answer, and break it off when whoever asked for it is not allowed to get it any more."""
+        if self.caller is None:
+            await response(self.scope, self.receive, send)
+            return
+        work = asyncio.ensure_future(response(self.scope, self.receive, send))
+        try:
+            await asyncio.wait({work}, timeout=PATIENCE_SECONDS)
+            while not work.done() and self.caller.may_still:
+                await asyncio.wait({work}, timeout=ADMITTED_SECONDS)
+            if work.done():
+                work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Return what the client does next: it leaves, because its body was read."""
@@ -111,16 +137,20 @@ class Exchange:
             standing = await self.api.standing()
             response = await self.handled(operations)
         except ProblemError as problem:
-            response = self.told(problem, standing)
+            response = self.told(problem, self.of_friends(standing))
         except ConsensusError as error:
-            response = self.told(problem_of(error), standing)
+            response = self.told(problem_of(error), self.of_friends(standing))
         except Exception as error:
             LINES.error("{} {} failed", self.method, self.scope["path"], error=error)
             text = f"the request failed by a fault of this program ({type(error).__name__}): see the node's log"
-            response = self.told(ProblemError(500, "internal error", text, "INTERNAL"), standing)
+            response = self.told(ProblemError(500, "internal error", text, "INTERNAL"), self.of_friends(standing))
         if response is not None:
-            self.add_headers(response, standing)
+            self.add_headers(response, self.of_friends(standing))
         return response
+
+    def of_friends(self, standing: Standing | None) -> Standing | None:
+        """Return who leads for those who may know it, None for strangers."""
+        return standing if self.api.admission is None or self.caller is not None else None
 
     def told(self, problem: ProblemError, standing: Standing | None) -> Response:
         """Return the answer that tells of a problem."""
@@ -137,23 +167,30 @@ class Exchange:
 
     async def handled(self, operations: Mapping[str, Operation]) -> Response | None:
         """Check the request and have it carried out. Raises `ProblemError` and `ConsensusError`."""
-        client = (self.scope.get("client") or ("",))[0]
-        self.api.guard.check(self.method, self.headers, str(client))
+        admission = self.api.admission
+        protected = admission is not None and self.scope.get("scheme") == "https"
+        self.api.guard.check(self.method, self.headers, self.address, protected=protected)
         if not operations:
             text = f"there is no {self.scope['path'][:200]!r} here: GET /v1 lists what there is, and /docs explains it"
             raise ProblemError(404, "not found", text, "NOT_FOUND")
         operation = operations.get("GET" if self.method in {"HEAD", "OPTIONS"} else self.method)
         if operation is None or (self.method == "OPTIONS" and not operation.by_options):
             return self.of_other_method(operations)
+        if admission is not None:
+            self.caller = Caller.of(admission, operation, self.headers, self.scope.get("state") or {}, self.address)
         if self.api.subject is None and not operation.while_starting:
             text = "the node is starting: try again in a moment"
             raise ProblemError(503, "starting", text, "STARTING", retryable=True, headers={"Retry-After": "1"})
         arguments = {**self.of_path(operation), **query_of(operation, self.scope.get("query_string", b""))}
+        if self.caller is not None:
+            self.caller.check(operation, arguments, of_keys=self.api.keeps_keys)
         body, media_type = await self.body_of(operation)
         seconds = arguments.pop("timeout", operation.seconds)
         if operation.body == "object":
             arguments |= fields_of(operation, body)
         call = Call(self.api, arguments, self.headers, body, media_type, seconds)
+        if self.caller is not None and operation.is_reserved is not None and operation.is_reserved(call):
+            self.caller.check_reserved(operation)
         if operation.endless and self.method == "HEAD":
             return Response(media_type=operation.media_type)
         return await self.carried_out(operation, call)
@@ -231,6 +268,8 @@ class Exchange:
             await asyncio.wait({work}, timeout=PATIENCE_SECONDS)
             if not work.done():
                 await asyncio.wait({work, self.watched()}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+                if self.caller is not None and self.method in READS:  # what became of a change is told anyway
+                    self.caller.check_again()
             if work.done():
                 return work.result()
             if self.watched().done():

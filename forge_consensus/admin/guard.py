@@ -20,8 +20,8 @@ from forge_consensus.config.address import is_loopback
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES: Final = ("localhost",)
 FROM_ELSEWHERE: Final = (
-    "the admin API answers this machine only, and nothing that a proxy passed on, because it asks nobody who they are: "
-    "ask it there, or allow others in a network where you trust everybody (insecure=True)"
+    "the admin API answers this machine only, and nothing that a proxy passed on, because it asks nobody who they are, "
+    "or not over TLS: ask it there, use both, or allow others in a network where you trust everybody (insecure=True)"
 )
 PROXY_HEADERS: Final = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 """What proxies add to requests of others."""
@@ -43,17 +43,18 @@ class Guard:
         self.only_local = only_local
         self.names = frozenset(name.lower() for name in (*LOOPBACK_NAMES, socket.gethostname(), *hosts))
 
-    def check(self, method: str, headers: Mapping[str, str], client: str = "") -> None:
+    def check(self, method: str, headers: Mapping[str, str], client: str = "", *, protected: bool = False) -> None:
         """Raise `ProblemError` for a request that may not be answered.
 
         Args:
             method: its method.
             headers: by name in lower case.
             client: the address that it came from, "" if that is not known.
+            protected: whether it came over TLS and somebody is asked who they are, so that it may come from anywhere.
 
         """
         passed_on = any(name in headers for name in PROXY_HEADERS)
-        if self.only_local and (passed_on or not is_loopback(client)):
+        if self.only_local and not protected and (passed_on or not is_loopback(client)):
             raise ProblemError(403, "not from this machine", FROM_ELSEWHERE, "NOT_LOCAL")
         by_browser = any(name == "origin" or name.startswith("sec-fetch-") for name in headers)
         if "host" in headers or by_browser:  # HTTP/1.0 has none, as in the questions of load balancers

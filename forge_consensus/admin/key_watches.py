@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from math import inf
 from typing import Any, Final
@@ -102,6 +102,11 @@ async def stream_changes(call: Call) -> Response:
         media_type=STREAM_TYPE,
         headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store", "X-Raft-Index": str(watch.next_index - 1)},
     )
+
+
+def watched_keys(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the key or the prefix that a request wants to watch; all keys if it says neither."""
+    return tuple(text for name in ("key", "prefix") if (text := arguments[name]) is not None) or ("",)
 
 
 def first_wanted(call: Call) -> int | None:
@@ -202,5 +207,6 @@ OPERATIONS: Final = (
         {200: (CHANGE, None), 410: ("The changes from there on are not kept any more.", None)},
         media_type=STREAM_TYPE,
         endless=True,
+        keys=watched_keys,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -32,6 +33,7 @@ from forge_consensus.client.key_records import KeyEntry
 from forge_consensus.middleware.request import Consistency
 from forge_consensus.middleware.rules import QUERY_WORDS
 from forge_consensus.output import INT_EXACT_MAX, json_text
+from forge_consensus.security.permissions import RESERVED
 from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX
 from forge_consensus.storage.machines.machine import NAME_CHARS_MAX, Command
 
@@ -236,6 +238,26 @@ async def query_machine(call: Call) -> Response:
     return answer({"result": jsonable(detail.value), "applied": detail.applied}, headers=headers)
 
 
+def reserved_command(call: Call) -> bool:
+    """Whether a command is about the cluster itself."""
+    return str(call["type"]).startswith(RESERVED)
+
+
+def reserved_query(call: Call) -> bool:
+    """Whether a query is about the cluster itself."""
+    return isinstance(call.body, dict) and any(str(name).startswith(RESERVED) for name in call.body)
+
+
+def named_key(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the key that the path of a request names."""
+    return (arguments["key"],)
+
+
+def named_prefix(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the keys of a page begin with."""
+    return (arguments["prefix"],)
+
+
 FAILS: Final = {422: ("The state machine refused it.", None)}
 OPERATIONS: Final = (
     Operation(
@@ -256,6 +278,7 @@ OPERATIONS: Final = (
             *READING,
         ),
         {200: ("The page.", PAGE), **FAILS},
+        keys=named_prefix,
     ),
     Operation(
         "GET",
@@ -276,6 +299,7 @@ OPERATIONS: Final = (
             **FAILS,
         },
         other_types=(TEXT_TYPE, BYTES_TYPE),
+        keys=named_key,
     ),
     Operation(
         "PUT",
@@ -297,6 +321,7 @@ OPERATIONS: Final = (
         ),
         {200: ("It is on the disks of a majority.", SET), 412: ("The condition does not hold.", None), **FAILS},
         "value",
+        keys=named_key,
     ),
     Operation(
         "DELETE",
@@ -306,6 +331,7 @@ OPERATIONS: Final = (
         delete_key,
         (KEY,),
         {200: ("Whether it had a value.", OBJECT), 412: ("The condition does not hold.", None), **FAILS},
+        keys=named_key,
     ),
     Operation(
         "POST",
@@ -331,6 +357,7 @@ OPERATIONS: Final = (
         {200: ("The machine's result.", RESULT), **FAILS},
         "object",
         also_at=("~/apply",),
+        is_reserved=reserved_command,
     ),
     Operation(
         "POST",
@@ -342,5 +369,6 @@ OPERATIONS: Final = (
         {200: ("The machine's answer.", RESULT), **FAILS},
         "any",
         also_at=("~/read",),
+        is_reserved=reserved_query,
     ),
 )

@@ -14,6 +14,7 @@ from forge_consensus.client.key_commands import TTL_SECONDS_MAX, TTL_SECONDS_MIN
 from forge_consensus.client.key_records import LeaseInfo
 from forge_consensus.errors import CommandError
 from forge_consensus.output import INT_EXACT_MAX
+from forge_consensus.security.permissions import RESERVED
 from forge_consensus.storage.machines.machine import Command
 
 LEASES_MAX: Final = 1000
@@ -110,6 +111,12 @@ async def transaction(call: Call) -> Response:
     return answer(told, headers=index_header(index))
 
 
+def has_reserved(call: Call) -> bool:
+    """Whether a command of a transaction is about the cluster itself."""
+    commands = [*call["then"], *call["else"]]
+    return any(str(each.get("type")).startswith(RESERVED) for each in commands if isinstance(each, dict))
+
+
 NONE: Final = {404: ("There is no such lease.", None)}
 OPERATIONS: Final = (
     Operation(
@@ -187,5 +194,6 @@ OPERATIONS: Final = (
         ),
         {200: ("Whether it held, and the result of each command that was carried out.", OUTCOME), **FAILS},
         "object",
+        is_reserved=has_reserved,
     ),
 )  # fmt: skip

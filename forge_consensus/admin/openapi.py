@@ -38,27 +38,47 @@ VALUE_TYPES: Final = ("text/plain", JSON_TYPE, "application/octet-stream")
 DESCRIPTION: Final = """\
 The admin API of one node of a forge-consensus cluster. Any node can be asked: what needs the leader is sent on. Every
 answer has `X-Raft-Node`, `X-Raft-Role`, `X-Raft-Term`, `X-Raft-Leader` and `X-Request-ID`; every error is a problem of
-RFC 9457. There is no authentication: bind it to an address that only friends reach."""
+RFC 9457."""
+OPEN: Final = " Nobody is asked who they are: bind it to an address that only friends reach."
+ASKS: Final = " It asks for a token or a certificate; `x-permission` of an operation says what its holder needs."
+SCHEMES: Final[dict[str, Any]] = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of the list of access, as forge-consensus auth token create makes it.",
+    },
+    "certificate": {
+        "type": "mutualTLS",
+        "description": "The certificate of the connection, whose URI or common name is in the list of access.",
+    },
+}
+STRANGERS: Final = (401, 429)
+"""The statuses of problems of those who are not known."""
 
 
-def document(operations: Iterable[Operation], prefix: str) -> dict[str, Any]:
+def document(operations: Iterable[Operation], prefix: str, *, asks: bool = False) -> dict[str, Any]:
     """Return the document.
 
     Args:
         operations: what the API does.
         prefix: what stands before the paths of the Go original.
+        asks: whether the API asks who somebody is.
 
     """
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         path = written_path(operation.path, prefix)
-        paths.setdefault(path, {})[operation.method.lower()] = described(operation)
+        paths.setdefault(path, {})[operation.method.lower()] = described(operation, asks=asks)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "forge-consensus", "version": __version__, "description": DESCRIPTION},
+        "info": {
+            "title": "forge-consensus",
+            "version": __version__,
+            "description": DESCRIPTION + (ASKS if asks else OPEN),
+        },
         "servers": [{"url": "./"}],
         "paths": paths,
-        "components": {"schemas": {"Problem": PROBLEM}},
+        "components": {"schemas": {"Problem": PROBLEM}, "securitySchemes": SCHEMES},
     }
 
 
@@ -68,29 +88,23 @@ def written_path(path: str, prefix: str) -> str:
     return f"{below}{path.lstrip('~=')}".replace(":rest}", "}")
 
 
-def described(operation: Operation) -> dict[str, Any]:
-    """Return the description of one operation."""
+def described(operation: Operation, *, asks: bool) -> dict[str, Any]:
+    """Return the description of one operation; `asks` as for `document`."""
+    protected = asks and operation.needed != "nothing"
     parameters = [parameter(each) for each in (*operation.fields("path"), *operation.allowed)]
     found: dict[str, Any] = {
         "tags": [operation.tag],
         "summary": operation.summary,
-        "operationId": name_of(operation),
+        "operationId": operation.name,
         "parameters": parameters,
-        "responses": responses(operation),
+        "responses": responses(operation, STRANGERS if protected else ()),
     }
+    if asks:
+        found["security"] = [{name: []} for name in SCHEMES] if protected else []
+        found["x-permission"] = operation.needed
     if operation.body != "none":
         found["requestBody"] = body_of(operation)
     return found
-
-
-def name_of(operation: Operation) -> str:
-    """Return the name of an operation in programs that are made of the document."""
-    path = operation.path.replace(":rest", "").strip("=").replace("~", "original").strip("/")
-    words = [
-        operation.method.lower(),
-        *("".join(filter(str.isalnum, part)) for part in path.replace("-", "/").split("/")),
-    ]
-    return "_".join(filter(None, words))
 
 
 def parameter(argument: Argument) -> dict[str, Any]:
@@ -133,12 +147,12 @@ def body_of(operation: Operation) -> dict[str, Any]:
     return {"required": bool(required or operation.any_of), "content": {JSON_TYPE: {"schema": schema}}}
 
 
-def responses(operation: Operation) -> dict[str, Any]:
+def responses(operation: Operation, more: tuple[int, ...]) -> dict[str, Any]:
     """Return the descriptions of the answers: its own, and the problems that it may be answered with."""
     found: dict[str, Any] = {}
     problem = {"content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     changes = CHANGES if operation.method not in {"GET", "HEAD"} else ()
-    for status in sorted({*operation.answers, *USUAL, *changes}):
+    for status in sorted({*operation.answers, *USUAL, *changes, *more}):
         text, schema = operation.answers.get(status, (HTTPStatus(status).phrase, None))
         own = operation.media_type if status in operation.answers else ""
         answer: dict[str, Any] = {"description": text}

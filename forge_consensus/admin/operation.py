@@ -21,6 +21,7 @@ from forge_consensus.config.rows import parse
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError, NotStartedError
 from forge_consensus.output import json_text, load_json
+from forge_consensus.security.permissions import ROUTES, Needed
 from forge_consensus.storage.machines.machine import DEPTH_MAX, nests_too_deep
 
 Kind = Literal["text", "integer", "boolean", "seconds", "any", "object", "list"]
@@ -247,6 +248,23 @@ class Operation:
     """Whether OPTIONS is answered as GET is, as some load balancers ask."""
     while_starting: bool = False
     """Whether it is answered before the node is open."""
+    keys: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
+    """Returns the keys, or beginnings of keys, that a request with these arguments is about, so that rules for keys
+    may allow it; None if no rule can."""
+    is_reserved: Callable[[Call], bool] | None = None
+    """Says of a request whether it is about the cluster itself, and so needs the permission `admin`."""
+
+    @property
+    def name(self) -> str:
+        """Its name in programs that are made of the document, and in the table of permissions."""
+        path = self.path.replace(":rest", "").strip("=").replace("~", "original").strip("/")
+        parts = ("".join(filter(str.isalnum, part)) for part in path.replace("-", "/").split("/"))
+        return "_".join(filter(None, (self.method.lower(), *parts)))
+
+    @property
+    def needed(self) -> Needed | None:
+        """What it takes to be answered; None if nobody has decided that, and then nobody is."""
+        return ROUTES.get(self.name)
 
     def fields(self, where: Where) -> tuple[Argument, ...]:
         """Return the arguments of one place."""

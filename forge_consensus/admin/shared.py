@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from forge_consensus.admin.admission import Admission
 from forge_consensus.admin.audience import Audience, Fits
 from forge_consensus.admin.event_history import EventHistory
 from forge_consensus.admin.guard import Guard
@@ -32,14 +33,22 @@ class Shared:
         only_local: whether requests from other machines are refused.
         mounted: whether the API is a part of an application. Its server waits for open streams before it tells the
             application to end, so streams end by themselves then, and their clients come back.
+        admission: says who asks and what they may; None if nobody is asked who they are.
 
     """
 
     def __init__(
-        self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False, mounted: bool = False
+        self,
+        prefix: str = "",
+        hosts: Iterable[str] = (),
+        *,
+        only_local: bool = False,
+        mounted: bool = False,
+        admission: Admission | None = None,
     ) -> None:
         self.prefix = prefix
         self.guard = Guard(hosts, only_local=only_local)
+        self.admission = admission
         self.subject: Subject | None = None
         """The node; None until it is open."""
         self.mounted = mounted
@@ -58,6 +67,9 @@ class Shared:
     def serve(self, seat: Seat) -> None:
         """Speak for a node that is open now, anew after an end; called on the event loop."""
         self.subject = Subject(seat)
+        if self.admission is not None:
+            self.admission.cluster = seat.cluster_id
+            self.admission.of_node, self.admission.of_log = seat.access, seat.access_of_log
         self.events = {}
         self.audiences = WeakValueDictionary()
         self.closing = asyncio.Event()
@@ -65,6 +77,11 @@ class Shared:
     def serve_service(self, service: ConsensusService) -> None:
         """Speak for a service of this process that runs; called on the event loop."""
         self.serve(ServiceSeat(service))
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether the node's machine is the built-in one."""
+        return self.subject is not None and self.subject.seat.keeps_keys
 
     async def standing(self) -> Standing | None:
         """Return who leads, None where that is not known."""

@@ -17,10 +17,12 @@ from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import NotStartedError
 from forge_consensus.output import json_text
+from forge_consensus.security.access import AccessList
 from forge_consensus.service.cluster_report import ClusterReport, cluster_report
 from forge_consensus.service.leadership import Standing, standing_of
 from forge_consensus.service.thread_node import ThreadNode, report_of
 from forge_consensus.storage.backends.folder import SNAPSHOTS
+from forge_consensus.storage.machines.kv import KeyValueMachine
 
 if TYPE_CHECKING:
     from forge_consensus.events.metrics.metrics import NodeMetrics
@@ -63,6 +65,16 @@ class Seat(Protocol):
 
     def client(self) -> AsyncClient:
         """Return a new client that goes through the node, for the running event loop."""
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether the node's machine is the built-in one."""
+
+    def access(self) -> AccessList | None:
+        """Return the list of access by which the node goes; None where it asks nobody, or is another process."""
+
+    def access_of_log(self) -> AccessList | None:
+        """Return the list of access in the cluster's log; None if there is none, or the node is another process."""
 
 
 class NodeSeat:
@@ -110,6 +122,19 @@ class NodeSeat:
         others = [address for node, address in members.items() if node != self.node_id]
         return AsyncClient(others, cluster_id=self.cluster_id, port=self.node.port())
 
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether the node's machine is the built-in one."""
+        return type(self.node.machine) is KeyValueMachine
+
+    def access(self) -> AccessList | None:
+        """Return the list of access by which the node goes."""
+        return access_of(self.node)
+
+    def access_of_log(self) -> AccessList | None:
+        """Return the list of access in the cluster's log."""
+        return access_in_log(self.node)
+
 
 class ServiceSeat:
     """A node that an application runs as a service."""
@@ -149,6 +174,32 @@ class ServiceSeat:
     def client(self) -> AsyncClient:
         """Return a new client that goes through the node."""
         return self.service.async_client()
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether the node's machine is the built-in one."""
+        return self.service.machine.is_built_in
+
+    def access(self) -> AccessList | None:
+        """Return the list of access by which the node goes."""
+        host = self.service.host
+        return access_of(host.node) if isinstance(host, ThreadNode) else None
+
+    def access_of_log(self) -> AccessList | None:
+        """Return the list of access in the cluster's log."""
+        host = self.service.host
+        return access_in_log(host.node) if isinstance(host, ThreadNode) else None
+
+
+def access_of(node: Node) -> AccessList | None:
+    """Return the list of access by which a node goes; None where it asks nobody, or is not open."""
+    control: Any = getattr(node.base.engine, "access", None) if node.base is not None else None
+    return None if control is None else control.current
+
+
+def access_in_log(node: Node) -> AccessList | None:
+    """Return the list of access in the cluster's log; None where there is none, or the node is not open."""
+    return getattr(node.base.engine.ledger, "access", None) if node.base is not None else None
 
 
 @dataclass(slots=True)

@@ -475,17 +475,16 @@ def url_of(admin: AdminServer, settings: NodeSettings) -> str | None:
         return admin.url if local or not is_loopback(admin.address.rpartition(":")[0].strip("[]")) else None
     if not reached or reached.startswith(IPC):
         return None
-    return f"http://{reached.rpartition(':')[0]}:{admin.address.rpartition(':')[2]}"
+    return f"{admin.scheme}://{reached.rpartition(':')[0]}:{admin.address.rpartition(':')[2]}"
 
 
 def admin_server(config: LoadedConfig) -> AdminServer | None:
     """Return the admin API where one is wanted, bound and not started. Raises `InvalidConfigError`."""
-    wanted = config.program.admin_api
-    if wanted.address is None:
+    if config.program.admin_api.address is None:
         return None
     try:
         from forge_consensus.admin.server import AdminServer  # imported late: most nodes need no web server
     except ModuleNotFoundError as error:
         raise InvalidConfigError(missing_extra(error, "admin", "the admin API")) from error
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that the server runs is told already
-    return AdminServer(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=config.http_names())
+    return AdminServer.of(config)

@@ -39,8 +39,6 @@ class OriginalField:
     unit: str = ""
     choices: tuple[str, ...] = ()
     """The texts that the original allows, for those that have a list of them."""
-    secret: bool = False
-    """Whether the value must never be shown."""
 
     def as_setting(self) -> Setting:
         """Return the description by which a value is read."""
@@ -58,12 +56,6 @@ def none_such(name: str, default: Any, why: str, *, unit: str = "") -> OriginalF
     return OriginalField(name, KINDS[type(default)], default, ANY, "told", why, unit)
 
 
-def missing(name: str, here: Any, why: str, *, secret: bool = False) -> OriginalField:
-    """Return a field that asks for a protection that does not exist yet: only the value without it is accepted."""
-    return OriginalField(name, KINDS[type(here)], here, here, "refused", why, secret=secret)
-
-
-PLAIN: Final = "traffic is not encrypted yet: remove it, and bind to an address that only friends reach"
 POOL: Final = "there is one connection for each pair of nodes, and ZeroMQ keeps it"
 DISCOVERY: Final = "members are found by `peers` or `join`"
 STORE: Final = "the log is kept in LMDB, which has no such thing"
@@ -246,13 +238,6 @@ FIELDS: Final = (
         False,
         "what each actor does is told as events: `forge-consensus node --events`",
     ),
-    # --- security
-    missing("security.enable_tls", False, PLAIN),
-    missing("security.enable_mtls", False, PLAIN),
-    missing("security.cert_file", "", PLAIN),
-    missing("security.key_file", "", PLAIN),
-    missing("security.ca_file", "", PLAIN),
-    always("security.skip_verify", False, "there are no certificates to verify yet"),
     # --- resilience
     always("resilience.enable_retry", True, RETRIES),
     none_such("resilience.max_retries", 3, RETRIES),
@@ -267,18 +252,6 @@ FIELDS: Final = (
     ),
     none_such("resilience.circuit_breaker_threshold", 5, "there is no circuit breaker"),
     none_such("resilience.circuit_breaker_timeout", 30.0, "there is no circuit breaker", unit="s"),
-    # --- admin API
-    missing(
-        "admin_api.enable_auth",
-        False,
-        "there is no authentication yet: remove it, and bind to an address that only friends reach",
-    ),
-    missing(
-        "admin_api.api_key",
-        "",
-        "there is no authentication yet: remove it, and bind to an address that only friends reach",
-        secret=True,
-    ),
     # --- events
     always("events.enabled", True, "every change of state is published as an event; who needs none subscribes to none"),
     always(

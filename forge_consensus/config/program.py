@@ -14,6 +14,7 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
 PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 PREFIX_CHARS_MAX: Final = 200
+API_KEY_CHARS_MIN: Final = 16
 HOST: Final = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
 
@@ -41,10 +42,25 @@ class AdminApiSettings:
         what="What stands before the paths of the Go original; everything is there too, besides at the root.",
         why="The default of the Go original.",
     )
+    enable_auth: bool = setting(
+        False,
+        original="admin_api.enable_auth",
+        what="Whether the API asks everybody for a token or a certificate, and does what the list of access allows to "
+        "its holder; always so on a node with a CURVE key.",
+        why="The default of the Go original; without it the API answers its own machine only.",
+    )
+    api_key: str | None = setting(
+        None,
+        secret=True,
+        original="admin_api.api_key",
+        what="A token of somebody with the role admin, beside those in the list of access.",
+        why="One key is enough to begin with; tokens with names, roles and an end are in the list of access.",
+    )
     insecure: bool = setting(
         False,
-        what="Whether admin_api.bind may be an address that other machines reach.",
-        why="There is no authentication yet, and whoever reaches the API may remove members and write keys.",
+        what="Whether admin_api.bind may be an address that other machines reach although nobody is asked for a token, "
+        "or tokens would travel without TLS.",
+        why="Whoever reaches such an API, or listens to it, may remove members and write keys.",
     )
     hosts: str = setting(
         "",
@@ -59,6 +75,16 @@ class AdminApiSettings:
             checked_admin_bind(self.bind)
         object.__setattr__(self, "path_prefix", checked_prefix(self.path_prefix))
         checked_hosts(self.hosts)
+        if self.api_key and not self.enable_auth:
+            raise InvalidConfigError(
+                "admin_api.api_key is given and admin_api.enable_auth is off, so nobody would be asked for it: switch "
+                "that on"
+            )
+        if self.api_key and len(self.api_key) < API_KEY_CHARS_MIN:
+            raise InvalidConfigError(
+                f"admin_api.api_key has fewer than {API_KEY_CHARS_MIN} characters, so it can be guessed: give a random "
+                "one, such as from openssl rand -base64 32"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

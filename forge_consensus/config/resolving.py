@@ -182,7 +182,7 @@ def judge(resolved: Resolved, original: OriginalField, given: Given) -> None:
         raise InvalidConfigError(f"{original.name} is {value!r}: it is one of {', '.join(original.choices)}")
     if value == original.here:
         return
-    shown = "(secret)" if original.secret or given.secret else text_of(value)
+    shown = "(secret)" if given.secret else text_of(value)
     if original.otherwise == "refused":
         raise RefusedError(f"{original.name}: {shown} is refused: {original.why}")
     effect = "has no effect" if original.here is ANY else f"is taken as {text_of(original.here)}"

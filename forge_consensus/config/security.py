@@ -42,6 +42,46 @@ class SecuritySettings:
         "its public part stands among the clients of the list of access.",
         why="Members and clients have different keys, so that the key of a member opens no door for clients.",
     )
+    enable_tls: bool = setting(
+        False,
+        original="security.enable_tls",
+        what="Whether the admin API is served over TLS 1.2 or newer, with cert_file and key_file.",
+        why="Certificates are made by the operator. Connections of ZeroMQ are encrypted by curve_key_file instead.",
+    )
+    enable_mtls: bool = setting(
+        False,
+        original="security.enable_mtls",
+        what="Whether everybody who connects to the admin API must show a certificate that an authority in ca_file has "
+        "signed; whom it names is who asks.",
+        why="Tokens are easier to hand out; certificates are for those who have an authority already.",
+    )
+    cert_file: str | None = setting(
+        None,
+        original="security.cert_file",
+        what="The file with the node's certificate in PEM, and those of the authorities between; a running node takes "
+        "over what changes in it.",
+        why="A certificate names its node, so there is none that fits to all.",
+    )
+    key_file: str | None = setting(
+        None,
+        original="security.key_file",
+        what="The file with the private key of cert_file in PEM, without a passphrase; only its owner may read it.",
+        why="A key belongs to one certificate.",
+    )
+    ca_file: str | None = setting(
+        None,
+        original="security.ca_file",
+        what="The file with the certificates of the authorities, in PEM, with which the certificates of others are "
+        "checked: of those who connect if enable_mtls is on, and of applications that requests are sent on to.",
+        why="Without it requests are sent on to applications that the authorities of this machine vouch for.",
+    )
+    skip_verify: bool = setting(
+        False,
+        original="security.skip_verify",
+        what="Whether requests are sent on to applications whose certificates nobody has checked; those who connect "
+        "are checked all the same.",
+        why="Whoever stands between could read and change what is sent on.",
+    )
     insecure: bool = setting(
         False,
         what="Whether a node without keys may listen where other machines reach it: everybody there can then read, "
@@ -80,6 +120,22 @@ class SecuritySettings:
         if self.curve_key_file and self.curve_secret_key:
             raise InvalidConfigError(
                 "security.curve_key_file and security.curve_secret_key are both given: give one of them"
+            )
+        self.check_tls()
+
+    def check_tls(self) -> None:
+        """Raise `InvalidConfigError` for what of TLS does not fit together."""
+        if self.enable_tls and not (self.cert_file and self.key_file):
+            raise InvalidConfigError(
+                "security.enable_tls is on, and security.cert_file and security.key_file are not both given: give them "
+                "(forge-consensus cert issue writes such files)"
+            )
+        if self.enable_mtls and not self.enable_tls:
+            raise InvalidConfigError("security.enable_mtls is on without security.enable_tls: switch that on too")
+        if self.enable_mtls and not self.ca_file:
+            raise InvalidConfigError(
+                "security.enable_mtls is on without security.ca_file: name the certificates of the authorities that "
+                "sign those of clients"
             )
 
     def check_encryption(self) -> None:

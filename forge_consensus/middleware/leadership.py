@@ -18,6 +18,7 @@ from forge_consensus.middleware.rules import Rule
 from forge_consensus.middleware.settling import settle
 from forge_consensus.middleware.verdict import Confirmed, Pass, Refuse, with_headers
 from forge_consensus.middleware.wsgi import WsgiApp, WsgiMiddleware
+from forge_consensus.security.tls import client_context
 from forge_consensus.service.leadership import LeadershipChecker, Standing
 
 Elsewhere = Literal["refuse", "redirect", "forward"]
@@ -138,7 +139,8 @@ class LeadershipMiddleware:
             writes: what happens to everything else elsewhere: "refuse" with 503 as the original does, "redirect" or
                 "forward".
             timeout: how many seconds the leader may be silent, with "forward".
-            tls: what its application is checked with if its `http_url` is an https one; None for the usual authorities.
+            tls: what its application is checked with if its `http_url` is an https one; None for what the
+                node's settings say (`security.ca_file`), and without those for the usual authorities.
 
         Raises `InvalidConfigError` for another word, and where "forward" lacks its package.
 
@@ -146,7 +148,7 @@ class LeadershipMiddleware:
         found = {"refuse": rules.require_leader, "redirect": rules.redirect, "forward": rules.forward}.get(writes)
         if found is None:
             raise InvalidConfigError(f"writes is {writes!r}: expected 'refuse', 'redirect' or 'forward'")
-        forwarding = Forwarding(check_timeout(timeout), tls) if writes == "forward" else None
+        forwarding = self.forwarding(timeout, tls) if writes == "forward" else None
         return Middleware("read_only_routing", rules.read_only_routing(found), self.checker, forwarding)
 
     def require_quorum(self) -> Middleware:
@@ -168,12 +170,17 @@ class LeadershipMiddleware:
 
         Args:
             timeout: how many seconds the leader may be silent.
-            tls: what its application is checked with if its `http_url` is an https one; None for the usual authorities.
+            tls: what its application is checked with if its `http_url` is an https one; None for what the
+                node's settings say (`security.ca_file`), and without those for the usual authorities.
 
         Raises `InvalidConfigError` without the package httpx (the extra ``web``).
 
         """
-        return Middleware("forward", rules.forward, self.checker, Forwarding(check_timeout(timeout), tls))
+        return Middleware("forward", rules.forward, self.checker, self.forwarding(timeout, tls))
+
+    def forwarding(self, timeout: float, tls: ssl.SSLContext | None) -> Forwarding:
+        """Return how requests are sent on; see `forward`."""
+        return Forwarding(check_timeout(timeout), tls or client_context(self.checker.service.settings.security))
 
     def consistency(
         self,

@@ -65,3 +65,54 @@ MESSAGES: Final[dict[str, Permission]] = {
 machine are looked into besides: rules may allow a part of the keys, and what is reserved needs `admin`."""
 RESERVED: Final = "@"
 """Commands whose type begins so, and queries with such a field alone, are about the cluster itself and need `admin`."""
+
+Needed = Permission | Literal["nothing"]
+"""What a route asks for: a permission, or nothing, so that strangers are answered too."""
+
+ROUTES: Final[dict[str, Needed]] = {
+    # --- the dashboard and the description of the API, which tell nothing of the cluster; probes and load balancers
+    **dict.fromkeys(
+        (
+            "get", "get_original", "get_ui_name", "get_docs", "get_openapijson", "get_v1", "get_livez", "get_readyz",
+            "get_startupz", "get_leader", "get_follower", "get_voter",
+        ),
+        "nothing",
+    ),
+    # --- how the cluster fares
+    **dict.fromkeys(("get_v1_leader", "get_v1_members", "get_v1_members_id", "get_v1_events_kinds"), "anyone"),
+    **dict.fromkeys(
+        (
+            "get_metrics", "get_original_metrics", "get_health", "get_health_detailed", "get_v1_checks_quorum_critical",
+            "get_v1_checks_quorum", "get_v1_cluster", "get_v1_node", "get_v1_log", "get_original_status",
+            "get_original_nodes",
+        ),
+        "metrics",
+    ),
+    # --- data; a rule suffices where the request names its keys
+    **dict.fromkeys(
+        (
+            "get_v1_kv", "get_v1_kv_key", "get_v1_watch", "get_v1_leases", "get_v1_leases_id", "post_v1_read",
+            "get_v1_events",
+        ),
+        "read",
+    ),
+    **dict.fromkeys(
+        (
+            "put_v1_kv_key", "delete_v1_kv_key", "post_v1_apply", "post_v1_transaction", "post_v1_leases",
+            "delete_v1_leases_id", "post_v1_leases_id_keep_alive",
+        ),
+        "write",
+    ),
+    # --- what changes the cluster or a node, or tells everything that is in it
+    **dict.fromkeys(
+        (
+            "post_v1_members", "patch_v1_members_id", "delete_v1_members_id", "post_v1_leader_transfer",
+            "post_v1_leader_stepdown", "get_v1_log_entries", "get_v1_snapshots", "post_v1_snapshots", "get_v1_backup",
+            "get_v1_config", "post_v1_config_reload", "post_original_add_node", "post_original_remove_node",
+            "post_original_transfer_leadership",
+        ),
+        "admin",
+    ),
+}  # fmt: skip
+"""What each operation of the admin API needs, by its name in the OpenAPI document. Commands and queries whose name or
+field is reserved need `admin` besides."""

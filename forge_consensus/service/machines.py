@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.machines.naming import name_of
 
@@ -35,6 +36,11 @@ class MachineChoice:
     def kind(self) -> type[Any]:
         """The class of the machine, also where an instance was given."""
         return self.given if isinstance(self.given, type) else type(self.given)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is the built-in key-value machine."""
+        return self.given is None or self.kind is KeyValueMachine
 
     def check(self) -> None:
         """Raise `InvalidConfigError` if a method of a state machine is missing, or its name or version cannot be."""

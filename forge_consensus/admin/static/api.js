@@ -1,6 +1,8 @@
 /* Requests to the HTTP API of the node that serves this page. Addresses are relative, because an application may mount
  * the API below a prefix. Everything that goes wrong is a Problem. */
 
+import { authorization, tellStranger } from "./token.js";
+
 /** After this time a request counts as unanswered. */
 const LIMIT_MS = 10_000;
 /** Changes wait for a majority, so they may take longer. */
@@ -98,7 +100,12 @@ export async function request(method, path, options = {}) {
     const answer = await fetch(path + queryText(options.query), {
       method,
       body,
-      headers: { Accept: "application/json, application/problem+json", ...headers, ...options.headers },
+      headers: {
+        Accept: "application/json, application/problem+json",
+        ...authorization(),
+        ...headers,
+        ...options.headers,
+      },
       cache: "no-store",
       signal: controller.signal,
     });
@@ -114,6 +121,7 @@ export async function request(method, path, options = {}) {
 
 /** What an answer holds. Raises Problem. */
 async function understood(answer) {
+  if (answer.status === 401) tellStranger();
   const text = await answer.text();
   const isJson = (answer.headers.get("Content-Type") ?? "").includes("json");
   let found = null;

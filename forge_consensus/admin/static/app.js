@@ -13,6 +13,7 @@ import { notify, outcomeView } from "./notice.js";
 import { Overview } from "./overview.js";
 import { Poller } from "./poller.js";
 import { Settings } from "./settings.js";
+import { SignIn } from "./signin.js";
 import { SnapshotsPage } from "./snapshots.js";
 import { Store } from "./store.js";
 import { showConnection, showSummary } from "./summary.js";
@@ -125,6 +126,10 @@ function openWanted() {
   else back();
 }
 
+new SignIn(context, byId("signin"), () => {
+  feed.open();
+  refresh();
+});
 store.subscribe(show);
 feed.subscribe({ onEvent: (event) => history.takeEvent(event) });
 window.addEventListener("hashchange", () => route(true));

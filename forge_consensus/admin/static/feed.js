@@ -1,8 +1,10 @@
-/* The stream of the cluster's events, by EventSource: it connects again by itself, stops while nobody looks at the page,
- * and gives each event once. */
+/* The stream of the cluster's events, by EventSource or, with a token, as it does: it connects again by itself, stops
+ * while nobody looks at the page, and gives each event once. */
 
 import { get } from "./api.js";
 import { known } from "./format.js";
+import { EventStream } from "./stream.js";
+import { keptToken } from "./token.js";
 
 const RECENT = 200;
 const AGAIN_MS = 5_000;
@@ -106,7 +108,7 @@ export class Feed {
   listen() {
     const query = new URLSearchParams({ recent: String(RECENT) });
     if (!this.verbose) query.set("kinds", patternsWithout(this.kinds, FREQUENT).join(","));
-    const source = new EventSource(`v1/events?${query}`);
+    const source = new (keptToken() ? EventStream : EventSource)(`v1/events?${query}`);
     this.source = source;
     source.addEventListener("open", () => {
       if (this.source !== source) return;

@@ -1,12 +1,13 @@
 /* The section "Snapshots": what each node does with snapshots, the files of this node, and its log. */
 
 import { get } from "./api.js";
+import { downloadWithToken } from "./download.js";
 import { byId, el, fillRows, keyedList, setAttribute, setText, setValue } from "./dom.js";
 import { bytes, count, known } from "./format.js";
 import { nameOf, stateOf } from "./judge.js";
 import { snapshotDialog } from "./leading.js";
 import { doingView } from "./nodes.js";
-import { problemView } from "./notice.js";
+import { notify, outcomeView, problemView } from "./notice.js";
 import { Poller } from "./poller.js";
 
 const EVERY_MS = 3_000;
@@ -33,6 +34,7 @@ export class SnapshotsPage {
       onData: (told) => this.take(told),
       onFailure: (error) => this.fail(error),
     });
+    downloadWithToken(byId("backup-download"), (text) => notify(context.notices, outcomeView(text, "bad")));
     byId("snapshot-take").addEventListener("click", () => context.act(() => snapshotDialog(context)));
   }
 

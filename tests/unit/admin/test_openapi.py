@@ -11,7 +11,7 @@ import pytest
 from forge_consensus.admin.api import OPERATIONS, Api
 from forge_consensus.admin.cluster import NODE_ID
 from forge_consensus.admin.dispatch import places_of
-from forge_consensus.admin.openapi import document, name_of
+from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import Operation, query_of
 from forge_consensus.output import INT_EXACT_MAX
 
@@ -70,7 +70,7 @@ def test_every_whole_number_has_bounds_that_programs_read_exactly() -> None:
 def test_a_switch_in_a_query_is_on_without_a_value_and_the_document_says_so() -> None:
     found = set()
     for _, _, each in described():
-        operation = next(one for one in OPERATIONS if name_of(one) == each["operationId"])
+        operation = next(one for one in OPERATIONS if one.name == each["operationId"])
         for one in each["parameters"]:
             if one["schema"].get("type") == "boolean":
                 assert query_of(operation, one["name"].encode())[one["name"]] is True

@@ -45,6 +45,11 @@ OTHER: dict[str, Any] = {
     "security.access_file": "access.json",
     "security.client_key_file": "app.key",
     "security.insecure": True,
+    "security.cert_file": "n1.crt",
+    "security.key_file": "n1.key",
+    "security.ca_file": "ca.crt",
+    "security.skip_verify": True,
+    "admin_api.enable_auth": True,
     "reload.watch": False,
     "reload.interval": 5.0,
     "raft.heartbeat_interval": 0.05,
@@ -55,6 +60,7 @@ OTHER: dict[str, Any] = {
     "storage.quota_bytes": 1 << 30,
 }
 """Another value for each setting; numbers that are not here are a little larger."""
+TLS = {"security.enable_tls": True, "security.cert_file": "n1.crt", "security.key_file": "n1.key"}
 PAIRS: dict[str, dict[str, Any]] = {
     "join_as": {"join": "10.0.0.2:7001", "join_as": "voter"},
     "rejoin": {"join": "10.0.0.2:7001", "join_as": "voter", "rejoin": True},
@@ -65,6 +71,9 @@ PAIRS: dict[str, dict[str, Any]] = {
         f"security.encryption_key{kind}": {"security.enable_encryption": True, f"security.encryption_key{kind}": "k"}
         for kind in ("", "_file", "_command")
     },
+    "security.enable_tls": TLS,
+    "security.enable_mtls": {**TLS, "security.enable_mtls": True, "security.ca_file": "ca.crt"},
+    "admin_api.api_key": {"admin_api.enable_auth": True, "admin_api.api_key": "0123456789abcdef"},
 }
 """Settings that need others."""
 

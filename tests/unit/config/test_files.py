@@ -145,12 +145,14 @@ def test_what_the_original_means_otherwise_is_told_once_each_by_name(load: Any) 
     )
 
 
-def test_a_protection_that_does_not_exist_is_refused_and_not_forgotten(load: Any) -> None:
-    found = faults(load, ORIGINAL.format(security=SECURITY))
-    assert [line.split()[1].rstrip(":") for line in found] == [
-        f"security.{name}" for name in ("enable_tls", "cert_file", "key_file", "ca_file", "enable_mtls")
-    ]
-    assert found[0].startswith("config.yaml:43:7 security.enable_tls: true is refused: traffic is not encrypted yet")
+def test_the_originals_tls_leaves_no_connection_plain(load: Any) -> None:
+    text = ORIGINAL.format(security=SECURITY)
+    found = faults(load, text)
+    assert len(found) == 1
+    assert "config.yaml:43:7 security.enable_tls is on, and the connections of ZeroMQ at 0.0.0.0:7000" in found[0]
+    security = load(text, {"FORGE_CONSENSUS_SECURITY__CURVE_KEY_FILE": "n1.key"}).node.security
+    assert (security.enable_tls, security.enable_mtls) == (True, True)
+    assert (security.cert_file, security.ca_file) == ("/etc/certs/server.crt", "/etc/certs/ca.crt")
 
 
 @pytest.mark.parametrize("form", ["{}", "consensus: {}", "extensions: {{consensus: {}}}"])

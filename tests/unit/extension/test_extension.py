@@ -51,8 +51,8 @@ def test_the_originals_options_are_understood(tmp_path: Path) -> None:
     assert any("grpc is taken as zmq" in note for note in extension.loaded.notes)
 
 
-def test_what_is_not_there_yet_is_refused_by_name() -> None:
-    with pytest.raises(InvalidConfigError, match=r"security\.enable_tls: true is refused"):
+def test_a_protection_without_its_files_is_refused_by_name() -> None:
+    with pytest.raises(InvalidConfigError, match=r"security\.cert_file and security\.key_file are not both given"):
         ConsensusExtension(node_id="n1", bind=ANY, tls=True)
 
 
