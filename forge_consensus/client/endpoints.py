@@ -57,6 +57,11 @@ class Endpoint:
     ask_at: float = 0.0
     frame_bytes_max: int = 0
     """The node takes no larger frame, which would cost the connection; 0 while that is unknown."""
+    answers: bool = False
+    """Whether the node has answered on this connection: first it is asked for the leader, and so tells its limits.
+    Calls go only where that is so."""
+    asked_at: float = 0.0
+    """When it was asked for the leader last."""
 
 
 class Directory:
@@ -106,9 +111,13 @@ class Directory:
         """The connected endpoints, in the order in which they were given or learned."""
         return [endpoint for endpoint in self.endpoints.values() if endpoint.connected]
 
+    def answering(self) -> list[Endpoint]:
+        """Those of them that answer."""
+        return [endpoint for endpoint in self.endpoints.values() if endpoint.answers]
+
     def ready(self) -> Endpoint | None:
-        """The leader, if it is known and connected."""
-        return self.leader if self.leader is not None and self.leader.connected else None
+        """The leader, if it is known and answers."""
+        return self.leader if self.leader is not None and self.leader.answers else None
 
     def call_bytes_max(self) -> float:
         """No call of more bytes fits into a frame to every node, as far as their limits are known."""
@@ -134,7 +143,18 @@ class Directory:
         for endpoint in self.endpoints.values():
             if endpoint.connected and endpoint.ask_at <= now:
                 endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_SECONDS
-                yield endpoint, Locate(self.known_term(endpoint), LOCATE_WAIT_MS)
+                wait_ms = LOCATE_WAIT_MS if endpoint.answers else 0  # its limits are needed at once
+                yield endpoint, Locate(self.known_term(endpoint), wait_ms)
+
+    def unanswered(self, now: float) -> Iterator[Endpoint]:
+        """The connected endpoints that have not answered yet, and of which it is time to ask.
+
+        Without an answer the client does not know their limits, and a frame that is too large for a node costs the
+        connection, again and again.
+        """
+        for endpoint in self.endpoints.values():
+            if endpoint.connected and not endpoint.answers and now - endpoint.asked_at >= LOCATE_GRACE_SECONDS:
+                yield endpoint
 
     def known_term(self, endpoint: Endpoint) -> int:
         """The term of which the endpoint need not tell; the last leader may answer that it still leads in that term."""

@@ -131,7 +131,7 @@ class NodeQueries:
         kept: list[PendingNodeQuery[Any]] = []
         for query in self.waiting:
             target = pick(query.endpoint) if query.endpoint else leader if query.once else nearest
-            if query.again_at > now or target is None or not target.connected:
+            if query.again_at > now or target is None or not target.answers:
                 kept.append(query)
                 continue
             request = next(requests)

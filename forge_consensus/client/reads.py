@@ -126,7 +126,7 @@ class Reads:
         window.patience.lost(now)
         if code not in NOT_HERE or window.route.by_one:
             return
-        others = len(self.directory.connected()) > 1
+        others = len(self.directory.answering()) > 1
         if others and window.patience.refusals == 1:
             window.patience.until = now
         for pending in pendings:
@@ -188,19 +188,19 @@ class Reads:
     # --- what is to be sent ---
 
     def nearest(self, avoid: str = "") -> Endpoint | None:
-        """The endpoint for what any node can answer: the preferred one, the leader, or any that is connected."""
-        connected = self.connected(avoid)
+        """The endpoint for what any node can answer: the preferred one, the leader, or any that answers."""
+        answering = self.answering(avoid)
         leader = self.directory.leader
         for wanted in (self.prefer, leader.name if leader is not None else ""):
-            for endpoint in connected:
+            for endpoint in answering:
                 if endpoint.name == wanted:
                     return endpoint
-        return connected[0] if connected else None
+        return answering[0] if answering else None
 
-    def connected(self, avoid: str) -> list[Endpoint]:
-        """The connected endpoints but the one to avoid, unless it is the only one."""
-        connected = self.directory.connected()
-        return [one for one in connected if one.name != avoid] or connected
+    def answering(self, avoid: str) -> list[Endpoint]:
+        """The endpoints that answer but the one to avoid, unless it is the only one."""
+        answering = self.directory.answering()
+        return [one for one in answering if one.name != avoid] or answering
 
     def target(self, window: ReadWindow, leader: Endpoint | None, now: float) -> Endpoint | None:
         """The endpoint to which the next frame of a window goes, None if there is none now."""
@@ -212,10 +212,10 @@ class Reads:
         if read_from == NEAREST:
             return self.nearest(window.avoided(now))
         if read_from == ANY:
-            connected = self.connected(window.avoided(now))
-            return connected[next(self.turn) % len(connected)] if connected else None
+            answering = self.answering(window.avoided(now))
+            return answering[next(self.turn) % len(answering)] if answering else None
         endpoint = self.directory.endpoints.get(read_from)
-        return endpoint if endpoint is not None and endpoint.connected else None
+        return endpoint if endpoint is not None and endpoint.answers else None
 
     def outgoing(self, now: float, leader: Endpoint | None, requests: Iterator[int]) -> Iterator[tuple[str, Read, int]]:
         """The frames to send now; those for the leader only if there is one that may be asked."""

@@ -145,6 +145,7 @@ class SessionCore:
         endpoint = self.directory.add(name)
         endpoint.connected = True
         endpoint.heard_at = endpoint.ask_at = self.now
+        endpoint.answers, endpoint.asked_at = False, -inf
         endpoint.said = CONNECTED
         if endpoint is self.directory.leader:
             self.start_over()
@@ -154,7 +155,7 @@ class SessionCore:
         endpoint = self.directory.add(name)
         if endpoint.connected:
             endpoint.said = "the connection was lost"
-        endpoint.connected = False
+        endpoint.connected = endpoint.answers = False
         endpoint.node = ""
         endpoint.frame_bytes_max = 0  # the next process there may have another one
         self.fit(self.directory.call_bytes_max())
@@ -179,7 +180,7 @@ class SessionCore:
         endpoint = self.directory.endpoints.get(name)
         if endpoint is None:
             return
-        endpoint.heard_at = self.now
+        endpoint.heard_at, endpoint.answers = self.now, True
         if isinstance(message, Results):
             self.results(message)
         elif isinstance(message, ReadResults):
@@ -497,7 +498,11 @@ class SessionCore:
         directory = self.directory
         wanted = directory.ready() is None and (self.working() or not directory.term)
         for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
+            endpoint.asked_at = self.now
             yield endpoint.name, message, next(self.requests)
+        for endpoint in directory.unanswered(self.now):
+            endpoint.asked_at = self.now
+            yield endpoint.name, Locate(0, 0), next(self.requests)
         leader = directory.ready() if self.patience.until <= self.now else None
         nearest = self.reads.nearest(self.reads.stale.avoided(self.now))
         yield from self.node_queries.outgoing(self.now, nearest, leader, self.requests)

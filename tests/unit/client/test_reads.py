@@ -9,13 +9,14 @@ import pytest
 from forge_consensus.actors.messages import NEVER_MS, STALE, Locate, Read, Refused, WireMessage
 from forge_consensus.client.routes import Route
 from forge_consensus.errors import (
+    CommandTooLargeError,
     ConnectionFailedError,
     ConsensusTimeoutError,
     InvalidConfigError,
     NoLeaderError,
     StaleReadError,
 )
-from tests.worlds.client_world import World
+from tests.worlds.client_world import NODES, World
 
 
 def connected(**options: Any) -> World:
@@ -216,3 +217,18 @@ def test_a_client_finds_the_successor_of_a_leader_that_keeps_a_question_for_too_
     world.group.elect("n3")
     assert world.settle() < 0.05
     assert pending.error is None
+
+
+def test_what_is_too_large_for_a_node_is_not_sent_on_a_new_connection_either() -> None:
+    world = World()
+    world.group.frame_bytes_max = 10_000
+    world.connect()
+    world.put("k")
+    world.settle()
+    for name in NODES.values():
+        world.disconnect(name)
+        world.connect(name)
+    large = world.get("x" * 20_000)
+    world.settle()
+    assert isinstance(large.error, CommandTooLargeError)
+    assert not world.messages(Read)
