@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -11,16 +12,25 @@ from forge_consensus.security.tls import ServerTls
 
 HANDSHAKES_MAX: Final = 200
 """So many connections are let in at the same time; beyond that the one that has taken longest is closed."""
-HANDSHAKE_SECONDS: Final = 10.0
-CLOSE_SECONDS: Final = 2.0
+HANDSHAKE_SECONDS: Final = 10
+CLOSE_SECONDS: Final = 2
 """How long the other end may take to close its side."""
 
 Failed = Callable[[str, str], None]
 """Is told of a connection that did not get in: the address that it came from, and why."""
 
 
+class SmallTls(SSLProtocol):
+    """The TLS of asyncio with a smaller buffer for each connection: its own one takes 256 KiB, also of an idle one."""
+
+    max_size = 32 << 10
+
+
 class Entrance(asyncio.Protocol):
-    """One connection, until TLS is agreed on; then `make` makes what speaks on it.
+    """One connection, until TLS is agreed on; then it is handed to what `make` makes, which speaks HTTP on it.
+
+    It begins TLS by itself, and not by `create_server(ssl=...)` of asyncio, so that each connection gets the newest
+    certificate, and that those which do not get on are counted.
 
     Args:
         make: returns the protocol that speaks HTTP.
@@ -38,78 +48,46 @@ class Entrance(asyncio.Protocol):
         self.pending = pending
         self.failed = failed
         self.transport: asyncio.Transport | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.early: list[bytes] = []
-        """What came behind the handshake before somebody could take it."""
-        self.ended = False
-        """Whether the other end has sent its last byte."""
-        self.lost: list[Exception | None] = []
-        """Why the connection was lost, if it was."""
+        self.address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.pause_reading()  # until TLS reads
+        loop = asyncio.get_running_loop()
+        self.transport = raw = cast("asyncio.Transport", transport)
+        self.address = address_of(raw)
         if len(self.pending) >= HANDSHAKES_MAX:
             next(iter(self.pending)).give_up()
         self.pending[self] = None
-        self.task = asyncio.get_running_loop().create_task(self.get_in(self.transport))
+        agreed: asyncio.Future[Any] = loop.create_future()
+        agreed.add_done_callback(self.decided)
+        made = SmallTls(
+            loop,
+            self.make(),
+            self.tls.context,
+            agreed,
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=CLOSE_SECONDS,
+        )
+        raw.set_protocol(made)
+        made.connection_made(raw)
 
     def give_up(self) -> None:
         """Close a connection that has taken too long."""
         self.pending.pop(self, None)
         if self.transport is not None:
             self.transport.abort()
-        if self.task is not None:
-            self.task.cancel()
 
-    async def get_in(self, raw: asyncio.Transport) -> None:
-        """Agree on TLS, and hand the connection over."""
-        loop = asyncio.get_running_loop()
-        try:
-            secured = await loop.start_tls(
-                raw,
-                self,
-                self.tls.context,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=CLOSE_SECONDS,
-            )
-        except (OSError, TimeoutError) as error:  # what TLS refuses is an OSError too
-            raw.abort()
-            self.failed(address_of(raw), why(error))
-            return
-        finally:
-            self.pending.pop(self, None)
-        if secured is None or secured.is_closing():
-            raw.abort()
-            return
-        self.hand_over(secured)
-
-    def hand_over(self, secured: asyncio.Transport) -> None:
-        """Have the protocol of HTTP speak from now on, with what has come for it already."""
-        inner = self.make()
-        secured.set_protocol(inner)
-        inner.connection_made(secured)
-        if self.early:
-            inner.data_received(b"".join(self.early))
-        if self.ended:
-            inner.eof_received()
-        if self.lost:
-            inner.connection_lost(self.lost[0])
-
-    def data_received(self, data: bytes) -> None:
-        """Keep what comes before somebody can take it; TLS reads no more than a piece until then."""
-        self.early.append(data)
-
-    def eof_received(self) -> bool | None:
-        """Note that no more comes."""
-        self.ended = True
-        return None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the connection is lost."""
-        self.lost.append(exc)
+    def decided(self, agreed: asyncio.Future[Any]) -> None:
+        """Note that the connection got in, or why it did not."""
+        self.pending.pop(self, None)
+        error = None if agreed.cancelled() else agreed.exception()
+        if error is not None:
+            if self.transport is not None:
+                self.transport.abort()
+            self.failed(self.address, why(error))
+            error.__traceback__ = None  # it would keep the buffers of the connection for a while
+        self.transport = None
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
@@ -118,12 +96,10 @@ def address_of(transport: asyncio.BaseTransport) -> str:
     return str(found[0]) if isinstance(found, tuple) and found else ""
 
 
-def why(error: Exception) -> str:
+def why(error: BaseException) -> str:
     """Return why a handshake failed, in a few words that the other end cannot choose."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"no TLS was agreed on: {error.reason or 'an error of TLS'}"
-    if isinstance(error, TimeoutError):
-        return "it took too long"
-    return "it left"
+    return "it left, or took too long"

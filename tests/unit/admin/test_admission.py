@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forge_consensus.admin.admission import ADDRESSES_MAX, API_KEY, FAILURES_MAX, Admission, network_of
 from forge_consensus.admin.api import OPERATIONS, Api
@@ -20,7 +22,7 @@ from forge_consensus.admin.pages import INTO_FOLDER
 from forge_consensus.admin.problems import ProblemError
 from forge_consensus.config.loading import load_config
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.security.access import AccessList, Principal
+from forge_consensus.security.access import AccessList, Principal, Token
 from forge_consensus.security.permissions import GRANTED, ROUTES
 from forge_consensus.security.x509_names import PeerCertificate, uri_of
 from tests.worlds.certified import CLUSTER, CertifiedFolder
@@ -164,6 +166,15 @@ def test_another_way_to_show_a_token_is_none(folder: CertifiedFolder, admission:
         shown = admission.credential({"authorization": text}, {})
         assert admission.principal(shown) is None, text
     assert admission.credential({"x-api-key": token, "cookie": f"token={token}"}, {}) is None
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=255)) | st.text("fct_ABearer 0", max_size=80))
+def test_no_header_is_a_fault_and_none_that_was_guessed_names_anybody(text: str) -> None:
+    listed = Admission(CLUSTER, KEY)
+    token, _ = Token.made()
+    listed.of_node = lambda: AccessList([Principal("a", frozenset({"admin"}), tokens=(token,))])
+    for header in (text, f"Bearer {text}", f"Bearer fct_{token.id}_{text}"):
+        assert listed.principal(listed.credential({"authorization": header}, {})) is None
 
 
 def test_the_key_of_the_settings_is_that_of_an_administrator(folder: CertifiedFolder, admission: Admission) -> None:

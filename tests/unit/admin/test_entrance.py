@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
 import socket
 import ssl
@@ -15,6 +16,7 @@ import pytest
 
 from forge_consensus.admin import entrance
 from forge_consensus.admin.admission import Admission
+from forge_consensus.admin.entrance import SmallTls
 from forge_consensus.admin.server import AdminServer
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.certificates import Certified, facts_of, issue, make_authority
@@ -122,6 +124,26 @@ def test_connections_that_begin_nothing_are_bounded_and_others_get_in(
         assert live(server, folder) == 200
         assert len(server.pending) <= 20
     eventually(lambda: server.pending == {})
+
+
+def test_connections_that_did_not_get_in_leave_nothing_in_memory(
+    server: AdminServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def present() -> int:
+        return sum(type(each) is SmallTls for each in gc.get_objects())
+
+    monkeypatch.setattr(entrance, "HANDSHAKES_MAX", 20)
+    gc.collect()
+    before = present()
+    gc.disable()  # it would find them, but not soon enough
+    try:
+        with contextlib.ExitStack() as stack:
+            for begin in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"):
+                for _ in range(100):
+                    stack.enter_context(raw(server)).sendall(begin)
+            eventually(lambda: present() - before <= 20)
+    finally:
+        gc.enable()
 
 
 def test_a_handshake_that_takes_too_long_is_given_up(
