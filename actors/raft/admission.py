@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from forge_consensus.actors.raft.waiting import Result
 from forge_consensus.errors import ProtocolError
+from forge_consensus.security.access_changes import RESERVED
 from forge_consensus.storage.machines.machine import UNREADABLE, Command, Machine, Outcome, failed_query
 
 
@@ -31,9 +32,14 @@ class Admission:
 
     @staticmethod
     def look(admit: Callable[[Command], None], data: bytes) -> Outcome | None:
-        """The outcome of a command that is refused, None for one that is admitted."""
+        """The outcome of a command that is refused, None for one that is admitted.
+
+        A change of the list of access is none of the machine's commands.
+        """
         try:
-            admit(Command.decode(data))
+            command = Command.decode(data)
+            if command.type != RESERVED:
+                admit(command)
         except ProtocolError:
             return UNREADABLE
         except BaseException as error:

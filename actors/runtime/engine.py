@@ -37,6 +37,7 @@ from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
 from forge_consensus.process.log import LogLines
+from forge_consensus.security.access import AccessList
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease
 from forge_consensus.storage.opening import Opened
 
@@ -68,6 +69,12 @@ class Engine:
 
     pending_restart: tuple[str, ...] = ()
     """The settings that were given other values and wait for a restart of the node."""
+    on_access: Callable[[AccessList], object] | None = None
+    """Called with the list of access that is in the log: once at the start, and when an applied entry has changed it.
+
+    That is before anything of the turn leaves, so whoever hears that a key was revoked here is refused here."""
+    access_told: AccessList | None = None
+    """The list with which it was called last."""
     reload_configuration: ReloadConfiguration | None = None
     """Set by whoever runs the node and can read its configuration again; see `Context`."""
     untold: tuple[ConsensusEvent, ...] = ()
@@ -156,6 +163,8 @@ class Engine:
         if outbox.requests:
             outbox.send_early()
         commit_seconds = self.commit(acted)
+        if self.ledger.applier.access.current is not self.access_told:
+            self.tell_access()
         if outbox.requests or outbox.answers or outbox.jobs:
             outbox.send()
         self.unread.end_turn()
@@ -204,6 +213,12 @@ class Engine:
         if self.ledger.commits != commits:
             self.commit_times.note(seconds, began + seconds)
         return seconds
+
+    def tell_access(self) -> None:
+        """Hand the list of access that is in the log to whoever decides by it."""
+        self.access_told = self.ledger.applier.access.current
+        if self.on_access is not None:
+            self.on_access(self.access_told)
 
     def undo(self, fault: Exception) -> None:
         """Roll the turn back, on disk, in memory and in the outbox, and have the actors rebuilt.

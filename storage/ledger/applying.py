@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import msgpack
@@ -16,8 +16,17 @@ from forge_consensus.errors import (
     UnavailableError,
     UnsupportedVersionError,
 )
+from forge_consensus.security.access_changes import RESERVED
 from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
+from forge_consensus.storage.ledger.access import (
+    LoggedAccess,
+    access_of_row,
+    is_asked_for,
+    put_access,
+    stored_access,
+    told,
+)
 from forge_consensus.storage.ledger.checks import broken
 from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
@@ -83,12 +92,14 @@ class Point:
     time_ms: int
     configuration: bytes
     elapsed_ms: int
+    access: bytes = b""
+    """The list of access that is in the log, as a row; empty while there is none."""
 
 
 class Applier:
-    """Owns the machine, the sessions and the applied index: the entry up to which both have moved.
+    """Owns the machine, the sessions, the list of access and the applied index: the entry up to which all have moved.
 
-    They change in memory only. `checkpoint` stages all three for one transaction, so on disk they always agree. A
+    They change in memory only. `checkpoint` stages all of them for one transaction, so on disk they always agree. A
     machine that is not kept in the ledger is durable through its snapshot file only: for it nothing is staged, and
     `on_disk` is the index of that snapshot.
     """
@@ -109,6 +120,8 @@ class Applier:
         self.wanted_back = False
         """Whether a snapshot waits until the machine is given back, so that it is not lent again at once."""
         self.sessions = Sessions()
+        self.access = LoggedAccess()
+        """The list of access that is in the log, which only the commands of its own type change."""
         self.skips: Skips = {}
         """The entries that are taken as failed commands."""
         self.generation = 0
@@ -142,7 +155,7 @@ class Applier:
             return
         stored = get_meta(self.tables, APPLIED)
         if stored is not None:
-            self.generation, point = decode_point(stored)
+            self.generation, point = stored_point(self.tables)
             self.take(point)
         self.on_disk = self.index
         self.ledger_machine.bind(self.tables, self.generation, self.index, self.elapsed_ms)
@@ -165,9 +178,10 @@ class Applier:
             self.measure()
 
     def take(self, point: Point) -> None:
-        """Take index, term and times of a state."""
+        """Take index, term, times and the list of access of a state."""
         self.index, self.term = point.index, point.term
         self.time_ms, self.elapsed_ms = point.time_ms, point.elapsed_ms
+        self.access.take(point.access)
 
     def query(self, query: Any) -> Any:
         """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
@@ -187,10 +201,10 @@ class Applier:
         """Ask the machine as `query` does; a machine that has `query_steps` may return a generator of steps.
 
         The generator returns the answer in the end, from the state of its first step. A `WaitingQuery` has no answer
-        yet.
+        yet. The query for the list of access is answered here, whatever the machine is.
         """
         self.check_usable()
-        return self.asked(query)
+        return told(self.access) if is_asked_for(query) else self.asked(query)
 
     def check_usable(self) -> None:
         """Raise `UnavailableError` while a user's machine is being handed a snapshot, and so has no state to ask."""
@@ -296,6 +310,8 @@ class Applier:
             command = Command.decode(data)
         except ProtocolError:
             return UNREADABLE
+        if command.type == RESERVED:
+            return self.access.apply(command, index, self.time_ms)
         return apply_one(self.machine, Entry(index, term, self.time_ms, command, self.elapsed_ms))
 
     def apply_in_runs(self, records: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:
@@ -340,7 +356,10 @@ class Applier:
         outcome = SKIPPED if record.index in self.skips else UNREADABLE
         try:
             if outcome is UNREADABLE:
-                return Command.decode(record.data)
+                command = Command.decode(record.data)
+                if command.type != RESERVED:
+                    return command
+                outcome = self.access.apply(command, record.index, self.time_ms)
         except ProtocolError:
             pass
         if session:
@@ -377,17 +396,20 @@ class Applier:
     # --- to disk -----------------------------------------------------------------------------------------------------
 
     def checkpoint(self, batch: Batch, configuration: bytes) -> None:
-        """Stage machine, sessions and applied index together. `configuration` is the one as of that index."""
+        """Stage machine, sessions, list of access and applied index together.
+
+        `configuration` is the one as of that index.
+        """
         if self.ledger_machine is None:
             return
         self.ledger_machine.checkpoint(batch)
         self.sessions.checkpoint(batch, self.generation)
-        put_point(batch, self.generation, self.point(configuration))
+        put_point(batch, self.generation, self.point(configuration), access=self.access.unsaved)
         self.staged = self.index
 
     def point(self, configuration: bytes) -> Point:
         """Return the point that the applied state represents; `configuration` is the one as of its index."""
-        return Point(self.index, self.term, self.time_ms, configuration, self.elapsed_ms)
+        return Point(self.index, self.term, self.time_ms, configuration, self.elapsed_ms, self.access.row)
 
     def checkpointed(self) -> None:
         """Note that the staged checkpoint is on disk."""
@@ -395,6 +417,7 @@ class Applier:
             return
         self.ledger_machine.checkpointed()
         self.sessions.checkpointed()
+        self.access.unsaved = False
         self.on_disk = self.staged
         self.measure()
 
@@ -412,14 +435,22 @@ def command_of(record: Record) -> str:
         return ""
 
 
-def put_point(batch: Batch, generation: int, point: Point) -> None:
-    """Stage which generation of tables holds the state, and up to which entry."""
+def put_point(batch: Batch, generation: int, point: Point, *, access: bool = True) -> None:
+    """Stage which generation of tables holds the state, and up to which entry.
+
+    The list of access goes with it, unless `access` says that the one on disk is the same.
+    """
+    if access:
+        put_access(batch, point.access)
     row = (generation, point.index, point.term, point.time_ms, point.configuration, point.elapsed_ms)
     put_meta(batch, APPLIED, cast("bytes", msgpack.packb(row)))
 
 
 def decode_point(stored: bytes) -> tuple[int, Point]:
-    """Return the generation and the point in a row that `put_point` wrote; in format 2 one time stood for both."""
+    """Return the generation and the point in a row that `put_point` wrote; in format 2 one time stood for both.
+
+    The list of access has a row of its own, see `stored_point`.
+    """
     generation, index, term, time_ms, configuration, *rest = msgpack.unpackb(stored)
     return generation, Point(index, term, time_ms, configuration, rest[0] if rest else time_ms)
 
@@ -429,7 +460,8 @@ def stored_point(tables: TablesView) -> tuple[int, Point]:
     stored = get_meta(tables, APPLIED)
     if stored is None:
         raise CorruptionError(f"the store holds no checkpoint. {REJOIN}")
-    return decode_point(stored)
+    generation, point = decode_point(stored)
+    return generation, replace(point, access=stored_access(tables))
 
 
 def header_of(point: Point, sessions: list[bytes], skips: Skips) -> dict[str, Any]:
@@ -438,8 +470,10 @@ def header_of(point: Point, sessions: list[bytes], skips: Skips) -> dict[str, An
     `skips` are the entries that the node skips; the header has those that the state has in it.
     """
     skipped = {"skips": upto(skips, point.index)} if upto(skips, point.index) else {}
+    access = {"access": point.access} if point.access else {}
     return {
         **skipped,
+        **access,
         "index": point.index,
         "term": point.term,
         "time_ms": point.time_ms,
@@ -450,11 +484,13 @@ def header_of(point: Point, sessions: list[bytes], skips: Skips) -> dict[str, An
 
 
 def point_of(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
-    """The point and the sessions in a snapshot's header. Raises `CorruptionError` if a part is missing."""
+    """The point and the sessions in a snapshot's header. Raises `CorruptionError` if a part is missing or damaged."""
     try:
         time_ms = header["time_ms"]
         elapsed_ms = header.get("elapsed_ms", time_ms)  # before entries carried it, one time stood for both
-        point = Point(header["index"], header["term"], time_ms, header["configuration"], elapsed_ms)
+        access = header.get("access", b"")
+        access_of_row(access)
+        point = Point(header["index"], header["term"], time_ms, header["configuration"], elapsed_ms, access)
         return point, list(header["sessions"])
     except (KeyError, TypeError) as error:
         raise CorruptionError(f"the snapshot's header lacks {error}") from error

@@ -239,7 +239,7 @@ class Ledger:
         if applier.ledger_machine is None or applier.index == applier.on_disk or applier.replacing:
             return False
         return (
-            self.checkpoint_wanted
+            (self.checkpoint_wanted or applier.access.unsaved)
             or applier.index - applier.on_disk >= settings.checkpoint_entries
             or applier.dirty_keys >= settings.checkpoint_entries
             or applier.dirty_bytes >= settings.checkpoint_bytes

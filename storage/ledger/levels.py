@@ -17,8 +17,8 @@ entry that others carry out would make its state another one in silence.
 To add a kind of entry or a version of the configuration: raise `LEVEL`, name what is new in the list below, give the
 kind its level in `LEVEL_OF_KIND`, and propose it only if `may_use` allows that level.
 
-1. The kinds command, configuration, no-op and session; configurations up to version 2. A program that tells no level
-   counts as one of this level.
+1. The kinds command, configuration, no-op and session; configurations up to version 2; commands of the type
+   "@access". A program that tells no level counts as one of this level.
 
 From level 2 on configurations are of version 3, which names the level: this program reads it, and has no level 2 yet.
 """

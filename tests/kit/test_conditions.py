@@ -86,10 +86,12 @@ def linked(*, silence_seconds: float, backoff: bool = True) -> tuple[Timeline, N
 
 def test_each_condition_is_drawn_and_most_seeds_have_few() -> None:
     drawn = [Plan.of(seed).conditions for seed in range(600)]
-    for name in ("unequal", "wild", "machine_seconds", "largest", "backoff", "core", "reads", "leases"):
+    for name in ("unequal", "wild", "machine_seconds", "largest", "backoff", "core", "reads", "leases", "access"):
         count = sum(bool(getattr(one, name)) for one in drawn)
         assert 20 < count < 300, name
-    assert sum(replace(one, reads=0.0, leases=False) == Conditions() for one in drawn) > 100, "they cost nothing"
+    assert sum(replace(one, reads=0.0, leases=False, access=False) == Conditions() for one in drawn) > 100, (
+        "they cost nothing"
+    )
     assert {kind for one in drawn for kind in one.wild} == WILD
     assert KINDS.keys() >= WILD
     assert {Plan.of(seed).nodes for seed in range(200)} == {1, 2, 3, 4, 5, 6, 7}

@@ -236,6 +236,14 @@ def test_plans_draw_leases_and_nothing_else_moves() -> None:
         assert Plan.of(plan.seed, shares={**SHARES, **shares}) == without
 
 
+def test_plans_draw_a_list_of_access_and_nothing_else_moves() -> None:
+    plans = [Plan.of(seed) for seed in range(300)]
+    assert 20 < sum(plan.conditions.access for plan in plans) < 55
+    for plan in plans[:100]:
+        without = replace(plan, conditions=replace(plan.conditions, access=False))
+        assert Plan.of(plan.seed, shares={**SHARES, "access": 0.0}) == without
+
+
 def test_a_run_with_leases_judges_what_its_clients_and_watchers_see() -> None:
     plan = Plan(5, nodes=3, clients=2, seconds=4.0, kinds=("kill",), conditions=Conditions(leases=True))
     with Simulation(plan) as simulation:

@@ -21,6 +21,7 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.actors.raft.expiry import EXPIRE_BYTES
 from forge_consensus.actors.raft.leadership import Leadership
+from forge_consensus.security.access_changes import RESERVED
 from forge_consensus.storage.backends.tables import Batch, Delete, DeleteRange, Operation, PutRun
 from forge_consensus.storage.ledger.applying import APPLIED
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -484,6 +485,7 @@ class Invariants:
         """
         if (entry.index, entry.term) in self.applied:
             return
+        demand(entry.command.type != RESERVED, "I5", f"a machine is handed a change of the list of access: {entry}")
         known = self.entries.get((entry.index, entry.term))
         if known is None:
             raise ViolationError(f"I5: entry {entry.index} of term {entry.term} is applied, and on no disk")

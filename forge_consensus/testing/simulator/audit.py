@@ -109,7 +109,7 @@ class Audit:
 
 
 def compare(bases: Iterable[SimulatedBase], state: Callable[[Any], Any] | None = None) -> None:
-    """Demand that all nodes hold the same state and the same sessions.
+    """Demand that all nodes hold the same state, the same sessions and the same list of access.
 
     `state` returns what identifies the state of a machine. Without it, a machine of the user's own is not compared.
     Raises `ViolationError`.
@@ -121,10 +121,12 @@ def compare(bases: Iterable[SimulatedBase], state: Callable[[Any], Any] | None =
             applier.index,
             (applier.time_ms, applier.elapsed_ms),
             applier.sessions.export(),
+            applier.access.row,
             state_of(applier.machine, state),
         )
         name, first = known = known or (base.name, told)
-        for what, one, other in zip(("applied index", "time", "sessions", "state"), first, told, strict=True):
+        parts = ("applied index", "time", "sessions", "list of access", "state")
+        for what, one, other in zip(parts, first, told, strict=True):
             demand(one == other, "I5", f"the {what} of {name} and {base.name} differ: {difference(one, other)}")
 
 

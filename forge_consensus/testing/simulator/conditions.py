@@ -41,15 +41,17 @@ SHARES: Shares = {
     "members": 0.3,
     "reads": 0.3,
     "leases": 0.33,
+    "access": 0.12,
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
 sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood;
 few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`; members that change; reads on
-nodes that do not lead; keys with leases, and watches, where the machine is the built-in one.
+nodes that do not lead; keys with leases, and watches, where the machine is the built-in one; a user who changes the
+list of access.
 
 Members have a large share, because changes together with crashes and partitions found most bugs in public analyses.
-Neither they nor reads nor leases move a draw of the other seeds."""
+Neither they nor reads nor leases nor the list of access move a draw of the other seeds."""
 HARD: Shares = {
     **SHARES,
     "clusters": 0.3,
@@ -68,6 +70,7 @@ HARD: Shares = {
     "members": 0.65,
     "reads": 0.65,
     "leases": 0.66,
+    "access": 0.3,
 }
 """The shares of hard plans: several unusual conditions meet in nearly every run. A run costs about twice as much."""
 DRAWN_TOGETHER = tuple(SHARES)[:10]
@@ -105,6 +108,8 @@ class Conditions:
     """The share of queries that other nodes than the leader may answer, that bound the age, or that name an entry."""
     leases: bool = False
     """Whether clients of the built-in machine use leases, revisions and transactions, and others watch."""
+    access: bool = False
+    """Whether a user changes and reads the list of access that is in the log."""
     bounds: Bounds = USUAL_BOUNDS
     """The bounds of sessions, of what they keep, and of the stores."""
     spares: int = 0
@@ -151,6 +156,11 @@ class Conditions:
         """Return the conditions with leases and watches, now and then; the draws are from a source of their own."""
         has = random.Random(f"keys on leases {seed}").random() < shares["leases"]
         return replace(self, leases=True) if has and not self.calm else self
+
+    def with_access(self, seed: int, shares: Shares = SHARES) -> Conditions:
+        """Return the conditions with a list of access, now and then; the draws are from a source of their own."""
+        has = random.Random(f"access list {seed}").random() < shares["access"]
+        return replace(self, access=True) if has and not self.calm else self
 
     def bounded(
         self, seed: int, storage: StorageSettings, shares: Shares = SHARES

@@ -86,7 +86,7 @@ class Plan:
         storage, raft = drawn_limits(unusual, storage, raft, shares)
         nodes = drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5)), shares)
         conditions = Conditions.drawn(unusual, shares).with_members(seed, shares).with_reads(seed, shares)
-        conditions = conditions.with_leases(seed, shares)
+        conditions = conditions.with_leases(seed, shares).with_access(seed, shares)
         conditions, storage = conditions.bounded(seed, storage, shares)
         if conditions.largest:
             raft = with_largest(seed, raft)

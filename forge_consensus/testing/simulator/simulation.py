@@ -12,6 +12,7 @@ from forge_consensus.errors import AlreadyStartedError, InvalidConfigError
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.testing.faults.drawn import Faults
+from forge_consensus.testing.rules.access_rules import AccessLists
 from forge_consensus.testing.rules.agreement import (
     Agreement,
     CountingMachine,
@@ -24,6 +25,7 @@ from forge_consensus.testing.rules.invariants import Invariants
 from forge_consensus.testing.rules.machine_cost import CostOfMachine
 from forge_consensus.testing.rules.time_rules import Reading, check_passed
 from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.simulator import access_user
 from forge_consensus.testing.simulator.arguments import check_function, given_plan, given_workload, machine_maker
 from forge_consensus.testing.simulator.audit import Audit, compare
 from forge_consensus.testing.simulator.by_hand import HandMoves
@@ -43,6 +45,7 @@ from forge_consensus.testing.simulator.progress import CORE_SECONDS_MAX, Progres
 from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable
 from forge_consensus.testing.simulator.workload import CountingWorkload, KeyValueWorkload, Workload
 from forge_consensus.testing.story.message_table import MessageTable
+from forge_consensus.testing.world.base import Watcher
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 QUIET_SECONDS_MAX = 20.0
@@ -137,6 +140,8 @@ class Simulation(HandMoves):
         self.clients = self.make_clients(asked)
         self.ran = False
 
+    access: access_user.AccessJudge | None = None
+    """What judges the list of access, where the plan has a user who changes it."""
     progress: Progress | None = None
     """Watches the client of the core, while faults strike."""
 
@@ -170,6 +175,8 @@ class Simulation(HandMoves):
     def make_cluster(self) -> SimulatedCluster:
         """Make the nodes; none of them runs yet."""
         plan = self.plan
+        if plan.conditions.access:
+            self.access = access_user.AccessJudge(AccessLists())
         storage, raft = plan.paced()
         unequal, names = plan.conditions.unequal, [f"n{number}" for number in range(1, plan.nodes + 1)]
         return SimulatedCluster(
@@ -179,12 +186,19 @@ class Simulation(HandMoves):
             storage=storage,
             machine=self.machine,
             lease_reads=plan.lease_reads,
-            watchers=[self.invariants] if self.keys is None else [self.invariants, self.keys.histories],
+            watchers=self.watchers(),
             own={name: own_settings(plan.seed, name, unequal, raft, storage) for name in names} if unequal else None,
             core=core_of(names, plan.seed) if plan.conditions.core else frozenset(),
             backoff=plan.conditions.backoff,
             bounds=plan.conditions.bounds,
         )
+
+    def watchers(self) -> list[Watcher]:
+        """Return those that observe every node: the invariants, and the rules of what this run has besides."""
+        found: list[Watcher] = [self.invariants]
+        if self.keys is not None:
+            found.append(self.keys.histories)
+        return found if self.access is None else [*found, self.access.lists]
 
     def make_faults(self, cluster: SimulatedCluster) -> Faults:
         """Make the schedule of faults; none strikes yet."""
@@ -219,6 +233,9 @@ class Simulation(HandMoves):
         if plan.conditions.calm:
             flood = Habits.of_flood(plan.pace)
             clients.append(SimulatedClient(cluster, "flood", self.judge, flood, FloodWorkload()))
+        if self.access is not None:
+            own, workload = access_user.habits(plan.pace), access_user.AccessWorkload()
+            clients.append(SimulatedClient(cluster, access_user.NAME, self.access, own, workload))
         if plan.conditions.core:
             own = Progress.habits(plan.pace)
             clients.append(SimulatedClient(cluster, Progress.name(), self.judge, own, self.workload))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.simulation.mutants import (
+    access,
     bounds,
     client,
     election,
@@ -35,5 +36,6 @@ ROOMS = (
     members,
     handovers,
     keys,
+    access,
 )
 __all__ = ["MUTANTS", "ROOMS"]
