@@ -200,13 +200,19 @@ class HealthActor(ConsensusActor):
             kind = QuorumAchieved if has_quorum else QuorumLost
             self.publish(kind(required=quorum.required, healthy=len(live), total=quorum.total))
         details = [f"{node} is {peers[node].status}" for node in sorted(gone)]
-        if self.shared.leader is None:
+        if self.waits_to_be_added():
+            details.append("this node waits to be added to the cluster")
+        elif self.shared.leader is None:
             details.append("no leader is known")
         lag = self.ledger.commit_index - self.ledger.applied
         if lag > LAG_ENTRIES:
             details.append(f"{lag} committed entries wait to be applied")
         details += [*self.troubles(), *self.overloads]
         self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
+
+    def waits_to_be_added(self) -> bool:
+        """Whether this node knows no members yet, because it joins a cluster that has not added it."""
+        return not self.ledger.configuration.nodes
 
     def troubles(self) -> list[str]:
         """What keeps this node, or a follower of it, from taking entries. The texts do not change while it lasts."""
@@ -247,7 +253,7 @@ class HealthActor(ConsensusActor):
         """This node's state: is a `quorum` reachable, how many entries does it `lag`, is there other `trouble`."""
         if not quorum:
             began = self.clock.now() - self.context.started_at < 2 * self.settings.election_timeout_max
-            return HealthState.RECOVERING if began else HealthState.UNHEALTHY
+            return HealthState.RECOVERING if began or self.waits_to_be_added() else HealthState.UNHEALTHY
         if self.shared.leader is None or lag > LAG_ENTRIES:
             return HealthState.RECOVERING
         return HealthState.DEGRADED if trouble else HealthState.HEALTHY

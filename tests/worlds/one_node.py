@@ -73,6 +73,7 @@ class OneNode:
         advertised: str | None = None,
         http_url: str = "",
         level: int = LEVEL,
+        joins: bool = False,
     ) -> None:
         self.peers = {f"n{i + 1}": f"127.0.0.1:{i + 1}" for i in range(size)}
         self.configuration = Configuration.of(self.peers, lease_reads=lease_reads)
@@ -90,7 +91,7 @@ class OneNode:
         opened = open_ledger(
             self.tables,
             self.folder,
-            Founding("n1", "demo", self.configuration, lambda: "folder-n1", level=level),
+            Founding("n1", "demo", self.configuration, lambda: "folder-n1", level=level, joins=joins),
             made,
             limits or StorageSettings(),
             lambda: export_state(self.tables, self.folder, type(made)),
@@ -110,7 +111,7 @@ class OneNode:
         self.engine.next_turn(self.engine.actor(SUPERVISOR), Start())
         self.turn()
         if greet:
-            for node in sorted(set(self.peers) - {"n1"}):
+            for node in sorted(set(self.peers) - {"n1"}) if not joins else ():
                 self.greet(node)
         self.sent.clear()
 

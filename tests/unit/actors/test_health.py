@@ -16,6 +16,7 @@ from forge_consensus.events.types import (
     NodeRecovered,
     QuorumAchieved,
     QuorumLost,
+    Recovering,
     Unhealthy,
 )
 from tests.unit.actors.test_election import lead
@@ -134,3 +135,12 @@ def test_a_leader_tells_of_its_late_learners_until_it_stops_leading() -> None:
     assert node.engine.shared.late_learners == ("n3",)
     node.request("n2", "replication", AppendEntries(node.ledger.term + 1, 1, 0, 1, 0, ()))
     assert not node.engine.shared.late_learners
+
+
+def test_a_node_that_waits_to_be_added_is_not_unhealthy_however_long_it_waits() -> None:
+    node = OneNode(joins=True)
+    node.wait(60.0)
+    assert not node.ledger.configuration.nodes
+    assert not node.told(Unhealthy)
+    assert [event.details for event in node.told(Recovering)] == [("this node waits to be added to the cluster",)]
+    assert node.engine.reported.health == "recovering"
