@@ -11,7 +11,13 @@ from starlette.responses import Response
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, Schema, answer
 from forge_consensus.admin.problems import JSON_TYPE, ProblemError, problem_of
 from forge_consensus.client.members import MembersPlan, Step
-from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, PeerNotFoundError
+from forge_consensus.errors import (
+    BusyError,
+    ConnectionFailedError,
+    ConsensusError,
+    InvalidConfigError,
+    PeerNotFoundError,
+)
 from forge_consensus.storage.ledger.changes import Action, Change, changes_of
 from forge_consensus.storage.ledger.configuration import PRIORITY_MAX
 
@@ -158,7 +164,7 @@ async def change_members(call: Call, *changes: Change) -> MembersPlan:
         return await refusable(
             call.client.change_members(*changes, force=force, dry_run=dry_run, wait=False, timeout=call.seconds)
         )
-    except (ProblemError, BusyError) as error:
+    except (ProblemError, BusyError, ConnectionFailedError) as error:
         problem = error if isinstance(error, ProblemError) else problem_of(error)
         problem.more["forceable"] = not force and await would_be_forced(call, changes)
         raise problem from error

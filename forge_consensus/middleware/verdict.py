@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from forge_consensus.errors import (
     BusyError,
+    ConnectionFailedError,
     ConsensusError,
     ConsensusTimeoutError,
     InvalidConfigError,
@@ -46,6 +47,7 @@ TITLES: Final[dict[type[ConsensusError], str]] = {
     NoQuorumError: "no quorum",
     StaleReadError: "node too far behind",
     BusyError: "too busy",
+    ConnectionFailedError: "node not reached",
     ConsensusTimeoutError: "timed out",
     NotStartedError: "not started",
     InvalidConfigError: "invalid request",

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from forge_consensus.config.node import checked_peers
-from forge_consensus.errors import BusyError, InvalidConfigError, LogInconsistentError
+from forge_consensus.errors import BusyError, ConnectionFailedError, InvalidConfigError, LogInconsistentError
 from forge_consensus.storage.ledger.configuration import MEMBERS_MAX, PRIORITY_MAX, Configuration
 from forge_consensus.storage.ledger.quorum import Quorum
 
@@ -159,7 +159,9 @@ class Draft:
         self.check_free(node, address)
         self.addresses[node] = address
         if node not in self.met:
-            raise BusyError(f"node {node!r} was not met at {address}: start it there with --join, and add it then")
+            raise ConnectionFailedError(
+                f"node {node!r} was not met at {address}: start it there with --join, and add it then"
+            )
         self.folders[node] = self.met[node]
         if joining:
             self.joining.add(node)
@@ -251,7 +253,8 @@ def changed(before: Configuration, changes: Sequence[Change], met: Mapping[str, 
 
     `met` are the nodes that it has met, with the incarnation of the folder of each: others cannot be added. The
     configuration is joint if more than one voter differs. Raises `InvalidConfigError` for changes that are impossible,
-    that name a node twice or that leave no voter; `BusyError` while `before` is joint, and for a node that was not met.
+    that name a node twice or that leave no voter; `BusyError` while `before` is joint, and
+    `ConnectionFailedError` for a node that was not met.
     """
     if before.is_joint:
         raise BusyError("the cluster is still in a joint configuration: wait until it has left it")

@@ -162,6 +162,16 @@ def test_members_are_planned_with_their_arithmetic(site: Site) -> None:
     assert site.post("n1", "/consensus/add-node", {"node_id": "n4", "address": "127.0.0.1"}).status_code == 400
 
 
+def test_a_node_that_does_not_run_is_not_added_and_the_problem_says_so(site: Site) -> None:
+    nobody = {"node_id": "n9", "address": "127.0.0.1", "port": 1}
+    refused = site.post("n2", "/consensus/add-node?timeout=4s", nobody)
+    problem = refused.json()
+    assert (refused.status_code, problem["title"]) == (503, "node not reached"), refused.text
+    assert problem["code"] == "CONSENSUS_CONNECTION_FAILED"
+    assert "node 'n9' was not met at 127.0.0.1:1: start it there with --join" in problem["detail"]
+    assert not problem["forceable"]
+
+
 @contextmanager
 def streamed(site: Site, name: str, path: str, after: str = "") -> Iterator[Callable[[], dict[str, Any]]]:
     """A stream of events; the function returns the next one, with its id as ``id``."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge_consensus.errors import BusyError, InvalidConfigError, LogInconsistentError
+from forge_consensus.errors import BusyError, ConnectionFailedError, InvalidConfigError, LogInconsistentError
 from forge_consensus.storage.ledger.changes import (
     Action,
     Change,
@@ -230,7 +230,7 @@ def test_an_impossible_change_is_refused_with_the_reason(changes: list[Change], 
 
 def test_a_node_that_was_not_met_is_not_added() -> None:
     """Its folder belongs to the entry that adds it, and a wrong address is noticed before it does harm."""
-    with pytest.raises(BusyError, match="node 'n4' was not met at h4:1: start it there with --join"):
+    with pytest.raises(ConnectionFailedError, match="node 'n4' was not met at h4:1: start it there with --join"):
         changed(THREE, [Change(ADD, "n4", "h4:1")], {"n5": "f5"})
 
 
