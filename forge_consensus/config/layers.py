@@ -65,7 +65,7 @@ def from_arguments(arguments: Mapping[str, Any]) -> Layer:
         if name == "peers" and isinstance(value, list | tuple):
             peers, problems = peers_of(value)
             layer.problems += [f"argument {problem}" for problem in problems]
-            if not problems:
+            if peers or not problems:
                 layer.givens.append(Given(name, peers, f"argument {name}"))
         elif isinstance(value, int) and value.bit_length() > NUMBER_BITS_MAX:
             layer.problems.append(f"argument {name}: the number is too large")
@@ -77,7 +77,8 @@ def from_arguments(arguments: Mapping[str, Any]) -> Layer:
 def peers_of(members: Sequence[Any]) -> tuple[dict[str, str], list[str]]:
     """Return the members of a list by id, and what is wrong with it; each is a map with id, address, and perhaps port.
 
-    That is how the Go original lists them; a text ID=HOST:PORT is a member too.
+    That is how the Go original lists them; a text ID=HOST:PORT is a member too. A member with a fault is among them if
+    it has an address, whose faults are told by the check of the whole.
     """
     found: dict[str, str] = {}
     problems: list[str] = []
@@ -94,14 +95,14 @@ def peers_of(members: Sequence[Any]) -> tuple[dict[str, str], list[str]]:
             f"{name}.{key}: unknown key, a member has {', '.join(PEER_KEYS)}" for key in row if key not in PEER_KEYS
         ]
         wrong += [f"{name}.{key}: it is missing" for key in ("id", "address") if not row.get(key)]
-        if not wrong and str(row["id"]) in found:
+        if row.get("id") and str(row["id"]) in found:
             wrong.append(f"{name}: node {str(row['id'])!r} is twice among the peers: give each member an id of its own")
-        try:
-            if not wrong:
+        if row.get("id") and row.get("address") and str(row["id"]) not in found:  # so that its address is checked too
+            try:
                 address, port = str(row["address"]), row.get("port")
                 found[str(row["id"])] = address if port is None else joined_address(address, port)
-        except InvalidConfigError as error:
-            wrong.append(f"{name}.address: {error}")
+            except InvalidConfigError as error:
+                wrong.append(f"{name}.address: {error}")
         problems += wrong
     return found, problems
 

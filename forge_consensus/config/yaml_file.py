@@ -198,7 +198,7 @@ class Reader:
                 self.give(key, "peers", found[0], secret=found[1])
             return
         before = len(self.layer.problems)
-        peers: dict[str, str] = {}
+        peers: dict[str, str] = {}  # also those of members with a fault, so that the check of the whole tells its faults
         secrets = False
         for place, name, member in self.members(value):
             if member is None:
@@ -208,7 +208,7 @@ class Reader:
                 self.fault(place, name, f"node {node!r} is twice among the peers: give each member an id of its own")
             peers[node] = address
             secrets = secrets or secret
-        if len(self.layer.problems) == before:
+        if peers or len(self.layer.problems) == before:
             self.give(key, "peers", peers, secret=secrets)
 
     def members(self, value: Any) -> Iterator[tuple[Any, str, tuple[str, str, bool] | None]]:
@@ -235,19 +235,22 @@ class Reader:
         return node.strip(), address.strip(), found[1]
 
     def member_of_fields(self, item: Any, name: str) -> tuple[str, str, bool] | None:
-        """Return id, address and secrecy of a member that is given as in the original; None after a fault."""
+        """Return id, address and secrecy of a member that is given as in the original; None if one cannot be read."""
         before = len(self.layer.problems)
         texts: dict[str, tuple[str, bool]] = {}
+        readable = True
         for key, whole, value in self.pairs(item, f"{name}."):
             last = whole.rpartition(".")[2]
             if last not in PEER_KEYS:
                 self.fault(key, whole, f"unknown key, a member has {', '.join(PEER_KEYS)}")
             elif found := self.text(value, whole, value):
                 texts[last] = found[0].strip(), found[1]
+            else:
+                readable = False
         for missing in ("id", "address"):
             if missing not in texts and len(self.layer.problems) == before:
                 self.fault(item, f"{name}.{missing}", "it is missing")
-        if len(self.layer.problems) > before:
+        if not readable or not texts.keys() >= {"id", "address"}:
             return None
         secret = any(held for _, held in texts.values())
         address = texts["address"][0]
