@@ -276,8 +276,9 @@ class Client(Calls, KeyCalls, MemberCalls):
             timeout: how many seconds to try and to wait; None for the client's timeout.
 
         Raises `InvalidConfigError` for a change that is impossible or would lose the quorum, `BusyError` while another
-        one is under way, `ConnectionFailedError` if a node that is to be added does not answer, `OutcomeUnknownError` if
-        the change may have been begun, and `ConsensusTimeoutError` if it was begun and is not complete in time.
+        one is under way, `ConnectionFailedError` if a node that is to be added does not answer,
+        `OutcomeUnknownError` if the change may have been begun, and `ConsensusTimeoutError` if it was begun and is not
+        complete in time.
 
         """
         return self.carry_out(self.change_steps(changes, timeout, force=force, dry_run=dry_run, wait=wait))

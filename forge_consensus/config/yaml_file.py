@@ -198,7 +198,7 @@ class Reader:
                 self.give(key, "peers", found[0], secret=found[1])
             return
         before = len(self.layer.problems)
-        peers: dict[str, str] = {}  # also those of members with a fault, so that the check of the whole tells its faults
+        peers: dict[str, str] = {}  # those of members with a fault too, so that the check of the whole tells its faults
         secrets = False
         for place, name, member in self.members(value):
             if member is None:

@@ -282,29 +282,6 @@ storage:
     ]
 
 
-def test_a_member_with_an_unknown_key_does_not_hide_wrong_ports(load: Any) -> None:
-    text = """\
-node_id: n1
-peers:
-  - {id: n1, address: 127.0.0.1, port: 70001, weight: 5}
-  - {id: n2, address: 127.0.0.2, port: 70002}
-"""
-    unknown = "peers[0].weight: unknown key, a member has id, address, port"
-    bad = "peers: n1: endpoint '127.0.0.1:70001' is not an address of a node"
-    addresses, member = faults(load, text)
-    assert addresses.startswith(f"config.yaml:2:1 {bad}")
-    assert "n2: endpoint '127.0.0.2:70002' is not an address of a node" in addresses
-    assert member == f"config.yaml:3:47 {unknown}"
-    members = [
-        {"id": "n1", "address": "127.0.0.1", "port": 70001, "weight": 5},
-        {"id": "n2", "address": "127.0.0.2", "port": 70002},
-    ]
-    with pytest.raises(InvalidConfigError) as raised:
-        load_config(environment={}, node_id="n1", peers=members)
-    for part in (f"argument {unknown}", f"argument peers {bad}", "n2: endpoint '127.0.0.2:70002'"):
-        assert part in str(raised.value)
-
-
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

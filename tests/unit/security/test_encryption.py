@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,11 +133,12 @@ def test_the_settings_name_one_source_of_the_key(tmp_path: Path) -> None:
     ):
         assert key_of_settings(given) == key
         assert text not in repr(given)
-    for wrong, why in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"enable_encryption": True}, "there is no key"),
         ({"encryption_key_file": "key"}, "is false: set it to true, or remove the key"),
         ({"enable_encryption": True, "encryption_key": text, "encryption_key_file": "key"}, "give one of them"),
-    ):
+    ]
+    for wrong, why in refused:
         with pytest.raises(InvalidConfigError, match=why) as caught:
             SecuritySettings(**wrong)
         assert text not in str(caught.value)
