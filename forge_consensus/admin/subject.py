@@ -198,8 +198,8 @@ def access_of(node: Node) -> AccessList | None:
 
 
 def access_in_log(node: Node) -> AccessList | None:
-    """Return the list of access in the cluster's log; None where there is none, or the node is not open."""
-    return getattr(node.base.engine.ledger, "access", None) if node.base is not None else None
+    """Return the list of access in the cluster's log; None where the node is not open."""
+    return None if node.base is None else node.base.engine.ledger.applier.access.current
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from forge_consensus import ConsensusExtension
+from forge_consensus import Command, ConsensusExtension
 from forge_consensus.security.access import TOKEN_ID_CHARS, TOKEN_MARK, Principal, Token
 from forge_consensus.security.certificates import Certified, make_authority
 from tests.worlds.certified import CLUSTER, CertifiedFolder
@@ -195,6 +195,26 @@ def test_reserved_commands_and_queries_are_for_administrators(by_token: Guarded)
         ):
             assert web.post(path, json=body).status_code == 403, path
         assert web.post("v1/apply", json={"type": "set", "payload": {"key": "k", "value": "v"}}).status_code == 200
+
+
+def test_a_token_in_the_log_counts_at_once_and_no_more_when_it_is_revoked(by_token: Guarded) -> None:
+    apply = by_token.extension.service.apply
+    token, text = Token.made()
+    apply(Command("@access", {"do": "put", "name": "logged", "roles": ["read"]}))
+    apply(Command("@access", {"do": "add_token", "name": "logged", "id": token.id, "sha256": token.digest}))
+    by_token.folder.tokens["logged"] = text
+    with by_token.web("logged") as web:
+        assert outcome(web, "kv get")[0] == 200
+        assert outcome(web, "kv put")[0] == 403
+        apply(Command("@access", {"do": "revoke_token", "id": token.id}))
+        assert outcome(web, "kv get")[0] == 401
+    first = by_token.folder.access.by_name["metrics"].tokens[0].id
+    with by_token.web("metrics") as web:
+        assert outcome(web, "metrics")[0] == 200
+        apply(Command("@access", {"do": "revoke_token", "id": first}))
+        assert outcome(web, "metrics")[0] == 401, "the log revokes what a file lists"
+        apply(Command("@access", {"do": "forget", "revoked": first}))
+    by_token.spare_failures()
 
 
 def test_ten_failures_in_a_second_silence_an_address(by_token: Guarded) -> None:
