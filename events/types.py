@@ -87,7 +87,8 @@ class NodeRefused(ConsensusEvent):
 
     peer: str
     reason: str
-    """What does not fit: "configuration", "identity", "machine" or "settings"."""
+    """What does not fit: "configuration", "identity", "key", "machine" or "settings". Of a key that is not the node's
+    own it is told once for each such key."""
     detail: str
 
 

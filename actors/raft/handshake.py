@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from forge_consensus.actors.messages import Hello, HelloReply
+from forge_consensus.actors.runtime.gate import KEY
 from forge_consensus.config.agreement import Told, conflict, differences
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_TOLD, Identity, folder_of
@@ -250,7 +251,7 @@ def is_fatal(reason: str, stranger: str, *, joined: bool) -> bool:
     others. A node of another list of members or another cluster stops only if it never was part of a cluster, because
     the newcomer has to give way to a cluster that works.
     """
-    if reason == UNKNOWN:
+    if reason in (UNKNOWN, KEY):  # a key is put right in the list of access, also while both run
         return False
     if reason == IDENTITY:
         return not stranger

@@ -7,11 +7,12 @@ in production and in a simulation.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from forge_consensus.actors.notices import MembersChanged, Persisted, Rebuild, Retire, SettingsChanged
+from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.actor import ConsensusActor, ReloadConfiguration
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
@@ -22,6 +23,7 @@ from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.observation import TurnObservation
 from forge_consensus.actors.runtime.outbox import Outbox, Transport
 from forge_consensus.actors.runtime.peers import PARTING_TIMEOUTS, Peers
+from forge_consensus.actors.runtime.permits import Permits
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
@@ -39,6 +41,7 @@ from forge_consensus.events.types import ConsensusEvent, NodeStopped
 from forge_consensus.process.log import LogLines
 from forge_consensus.security.access import AccessList
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease
+from forge_consensus.storage.machines.naming import BUILT_IN, name_of
 from forge_consensus.storage.opening import Opened
 
 LINES = LogLines(__name__)
@@ -63,8 +66,9 @@ class Engine:
 
     `bind_address` and `events_address` are where the node listens and publishes, for its status. `advertised` is where
     it says that it is reached, empty if it does not know; None stands for the address where it listens. `http_url` is
-    where the node's application answers HTTP, which the members tell each other. The engine is also the actors'
-    `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would not be safe.
+    where the node's application answers HTTP, which the members tell each other. `access` says who may do what. The
+    engine is also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would
+    not be safe.
     """
 
     pending_restart: tuple[str, ...] = ()
@@ -92,6 +96,7 @@ class Engine:
         events_address: str = "",
         advertised: str | None = None,
         http_url: str = "",
+        access: AccessControl | None = None,
     ) -> None:
         check_lease(opened.ledger.configuration, settings.election_timeout_min)
         self.opened = opened
@@ -115,11 +120,13 @@ class Engine:
         self.outbox = Outbox(self.ledger, clock, transport, self.refusals)
         self.peers = Peers(self.outbox, self.ledger.identity.node_id, PARTING_TIMEOUTS * settings.election_timeout_max)
         self.unread = UnreadAnswers(2 * settings.connections_max)
-        self.gate = Gate(
-            self.ledger, settings, clock, self.mailbox, self.outbox, self.refusals, self.shared, self.unread
-        )
+        self.access = access
+        """Who may do what; None where nobody is asked who they are."""
+        self.on_access = None if access is None else access.take_log
+        self.gate = self.made_gate()
         self.cells = Cells(self.mailbox, self.timers, self.bind, self.stop)
         self.events = TurnEvents(self.ledger, clock, bus, settings)
+        self.gate.publish = self.events.hold
         self.unanswered = Unanswered()
         self.observation = TurnObservation(self.ledger)
         self.faults = Faults(settings)
@@ -137,10 +144,27 @@ class Engine:
         self.retiring = ""
         """Why the node is to stop once another one leads; empty while it is not."""
 
+    def made_gate(self) -> Gate:
+        """Make the gate, which asks who speaks only if there is an access control."""
+        permits = None
+        if self.access is not None:
+            permits = Permits(self.access, keyed=name_of(self.ledger.applier.machine).name == BUILT_IN)
+        return Gate(
+            self.ledger,
+            self.settings,
+            self.clock,
+            self.mailbox,
+            self.outbox,
+            self.refusals,
+            self.shared,
+            self.unread,
+            permits,
+        )
+
     # --- the turn ----------------------------------------------------------------------------------------------------
 
-    def turn(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> None:
-        """Take one turn: `frames` are (bytes, connection) as they arrived, `notices` come from the base.
+    def turn(self, frames: Sequence[tuple[Any, ...]], notices: list[Any]) -> None:
+        """Take one turn: `frames` are the arguments of `Gate.receive` as they arrived, `notices` come from the base.
 
         The turn happens entirely or not at all. Raises `StorageError` and other fatal errors, after which nothing may
         leave the node (I16).
@@ -175,7 +199,7 @@ class Engine:
         if report is not None:
             observation.finish(report, messages, commit_seconds)
 
-    def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
+    def act(self, frames: Sequence[tuple[Any, ...]], notices: list[Any]) -> int:
         """Run the mailbox until it is empty: postponed messages, the frames, then the timers that are due.
 
         Returns how many messages were received.
@@ -186,8 +210,8 @@ class Engine:
         for notice in notices:
             for address in self.hearing(type(notice)):
                 address.deliver(notice, address)
-        for data, connection in frames:
-            self.gate.receive(data, connection)
+        for frame in frames:
+            self.gate.receive(*frame)
         messages = mailbox.run() if mailbox.queue else 0
         self.timers.deliver_due()
         messages += mailbox.run() if mailbox.queue else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from forge_consensus.actors.codec import STAMP, DamagedFrameError, Frame, decode
@@ -39,6 +40,7 @@ from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.outbox import Outbox
+from forge_consensus.actors.runtime.permits import Denial, Permits
 from forge_consensus.actors.runtime.refusals import (
     CLIENT_READS_TOO_LITTLE,
     EARLIER_TERM,
@@ -50,7 +52,8 @@ from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.unread import UNREAD_TEXT, UnreadAnswers
 from forge_consensus.config.cluster_id import name_of
 from forge_consensus.config.raft import RaftSettings
-from forge_consensus.errors import BusyError, ClusterNotFoundError, ProtocolError
+from forge_consensus.errors import AuthenticationFailedError, BusyError, ClusterNotFoundError, ProtocolError
+from forge_consensus.events.types import ConsensusEvent, NodeRefused
 from forge_consensus.storage.ledger.ledger import Ledger
 
 DESTINATION: dict[type[WireMessage], str] = {
@@ -91,6 +94,10 @@ BY_NAME: Final = (
 
 DAMAGED: Final = "damaged frame"
 """The reason for a frame that does not fit its checksum: a cable, a memory or a network card spoils bytes."""
+KEY: Final = "key"
+"""The reason in the answer to a greeting whose sender's key is not that of the node it claims to be."""
+TOLD_MAX: Final = 1000
+"""Of so many wrong keys an event tells; all of them are counted."""
 TERM_JUMP_MAX: Final = 1 << 32
 """A frame whose term is further ahead of ours is refused: at one election a second no honest node gets there within a
 century, and a term near the end of the numbers would leave no later one to elect a leader in."""
@@ -112,6 +119,7 @@ class Gate:
         refusals: Refusals,
         shared: SharedState,
         unread: UnreadAnswers,
+        permits: Permits | None = None,
     ) -> None:
         self.ledger = ledger
         self.identity = ledger.identity
@@ -123,9 +131,19 @@ class Gate:
         self.refusals = refusals
         self.shared = shared
         self.unread = unread
+        self.permits = permits
+        """None where nobody is asked who they are, because the node has no keys."""
+        self.publish: Callable[[ConsensusEvent], None] = lambda event: None
+        """Publishes an event with the turn."""
+        self.told: set[tuple[str, str]] = set()
+        """The node ids for which a wrong key was used, each with the key, of which an event told."""
 
-    def receive(self, data: Any, connection: Any) -> None:
-        """Check one frame and put its message into the mailbox. `connection` is None for the answer of a peer."""
+    def receive(self, data: Any, connection: Any, key: str = "") -> None:
+        """Check one frame and put its message into the mailbox.
+
+        `connection` is None for the answer of a peer. `key` is the public key that the connection proved; empty where
+        nobody is asked.
+        """
         try:
             frame = decode(data, self.bytes_max)
         except ProtocolError as error:
@@ -139,6 +157,8 @@ class Gate:
             self.refusals.report(ProtocolError.code, f"{kind.__name__} is not for {frame.to[:40]!r}")
             return
         sender = SenderAddress(frame.sender, frame.to, connection, frame.request, frame.sent, self.outbox)
+        if self.permits is not None and not self.is_permitted(self.permits, frame, sender, key):
+            return
         if isinstance(message, CLIENT_REQUESTS):
             self.receive_from_client(frame, sender, connection)
         elif connection is not None and kind in ANSWERS:
@@ -174,6 +194,33 @@ class Gate:
                 sender.deliver(Refused(BusyError.code, UNREAD_TEXT, "", "", 0), sender)
             else:
                 self.deliver("gateway", frame.message, sender)
+
+    def is_permitted(self, permits: Permits, frame: Frame, sender: SenderAddress, key: str) -> bool:
+        """Leave of a frame what its sender may say, and refuse the rest; returns whether anything is left.
+
+        Nothing of a refused part reaches an actor, so it certainly had no effect.
+        """
+        if not isinstance(frame.message, CLIENT_REQUESTS):
+            denial = permits.of_member(frame, key)
+            if denial is not None:
+                self.refuse_member(frame, sender, key, denial)
+            return denial is None
+        judged = permits.of_client(frame.message, key)
+        if judged.denial is not None:
+            self.refusals.report(*judged.denial)
+            refused = Refused(AuthenticationFailedError.code, judged.denial.text, "", "", 0, judged.denied)
+            sender.deliver(refused, sender)
+        frame.message = judged.message
+        return judged.message is not None
+
+    def refuse_member(self, frame: Frame, sender: SenderAddress, key: str, denial: Denial) -> None:
+        """Refuse a frame that its sender's key does not cover; a greeting is answered, and an event tells it once."""
+        self.refusals.report(*denial)
+        if type(frame.message) is Hello:
+            sender.deliver(HelloReply(self.identity.boot_token, self.identity.boot, KEY, denial.text), sender)
+        if (frame.sender, key) not in self.told and len(self.told) < TOLD_MAX:
+            self.told.add((frame.sender, key))
+            self.publish(NodeRefused(peer=frame.sender, reason=KEY, detail=denial.text))
 
     def is_meant(self, frame: Frame) -> bool:
         """Whether a client means this cluster, or asks which one it is by the name that the cluster bears.

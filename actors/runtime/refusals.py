@@ -24,6 +24,8 @@ CLIENT_TAKES_NO_ANSWER: Final = "client takes no answer"
 """Mostly a client that had ended: it asks all its endpoints where the leader is, and needs the first answer only."""
 CLIENT_READS_TOO_LITTLE: Final = "client reads too little"
 """Mostly a client that asked for much at once: it gets the rest when it has read the first."""
+BAD_HANDSHAKE: Final = "handshake failed"
+"""Mostly a client that tries the known keys of the nodes one after the other, or somebody who only connects."""
 ORDINARY: Final = frozenset(
     (
         STRANGER,
@@ -34,6 +36,7 @@ ORDINARY: Final = frozenset(
         PEER_TAKES_NO_ANSWER,
         CLIENT_TAKES_NO_ANSWER,
         CLIENT_READS_TOO_LITTLE,
+        BAD_HANDSHAKE,
     )
 )
 """The reasons that are part of ordinary work: they are counted for the metrics, and people are not told of them."""

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import resource
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from typing import Final
 
 import zmq
 
-from forge_consensus.actors.transport.link import happened_at, open_monitor
+from forge_consensus.actors.transport.link import happened, open_monitor
 
 ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
-DOOR_EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+DISCONNECTED: Final = int(zmq.EVENT_DISCONNECTED)
+DOOR_EVENTS: Final = ACCEPTED | DISCONNECTED
+FAILED_EVENTS: Final = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+"""Handshakes that failed before a key was shown."""
 OWN_DESCRIPTORS: Final = 256
 """So many descriptors are left to everything else in the process."""
 RESERVE: Final = 64
 """So many connections beyond the limit are let in until it is known whether they are peers'."""
 PROBATION_SECONDS: Final = 2.0
+UNPROVEN_MAX: Final = 512
+"""So many connections at most may have no proven key yet."""
 
 
 def connections_allowed(wanted: int) -> int:
@@ -38,11 +44,17 @@ class Door:
     """The accepted connections of a listening socket, by descriptor; at most `limit` of them are not greeted by peers.
 
     The owner polls `monitor` and calls `look` when it has something, `tick` at `wake_at`, and `greeted` for the
-    descriptor of each greeting while the door is `crowded`.
+    descriptor of each greeting while the door is `crowded`. With `failed` connections prove a key: the owner calls
+    `proven` for each, and `failed` is called with ZeroMQ's detail of each handshake that failed before that.
     """
 
-    def __init__(self, router: zmq.Socket[bytes], limit: int) -> None:
+    def __init__(self, router: zmq.Socket[bytes], limit: int, failed: Callable[[int], None] | None = None) -> None:
         self.router = router
+        self.failed = failed
+        self.unproven: dict[int, None] = {}
+        """The descriptors of the connections without a proven key, the oldest first."""
+        self.keys: dict[int, str] = {}
+        """The proven keys by descriptor."""
         self.limit = limit
         self.inside: set[int] = set()
         self.probation: dict[int, float] = {}
@@ -50,7 +62,7 @@ class Door:
         self.shut = 0
         """How many connections were shut."""
         self.wake_at = inf
-        self.monitor = open_monitor(router, DOOR_EVENTS, "door")
+        self.monitor = open_monitor(router, DOOR_EVENTS | (FAILED_EVENTS if failed is not None else 0), "door")
 
     @property
     def crowded(self) -> bool:
@@ -59,23 +71,55 @@ class Door:
 
     def look(self, now: float) -> None:
         """Note who came and who went."""
-        for event, descriptor in happened_at(self.monitor):
+        for event, descriptor, _ in happened(self.monitor):
             if event == ACCEPTED:
                 self.accept(descriptor, now)
-            else:
-                self.inside.discard(descriptor)
-                self.probation.pop(descriptor, None)
+            elif event == DISCONNECTED:
+                self.forget(descriptor)
+            elif self.failed is not None:
+                self.failed(descriptor)  # it is the detail here
         self.wake_at = min(self.probation.values(), default=inf)
 
     def accept(self, descriptor: int, now: float) -> None:
         """Let a connection in, on probation, or not at all."""
-        self.probation.pop(descriptor, None)  # the number of an earlier one
+        self.forget(descriptor)  # the number of an earlier one
+        if self.failed is not None:
+            self.unproven[descriptor] = None
+            if len(self.unproven) > UNPROVEN_MAX or len(self.inside) >= self.limit:
+                self.expel(next(iter(self.unproven)))
+                if descriptor not in self.unproven:
+                    return
         if len(self.inside) < self.limit:
             self.inside.add(descriptor)
         elif len(self.probation) < RESERVE:
             self.probation[descriptor] = now + PROBATION_SECONDS
         else:
             self.turn_away(descriptor)
+
+    def proven(self, descriptor: int, key: str) -> None:
+        """Note which key a connection has proven."""
+        self.unproven.pop(descriptor, None)
+        if descriptor in self.inside or descriptor in self.probation:
+            self.keys[descriptor] = key
+
+    def judge(self, admits: Callable[[str], bool]) -> None:
+        """Shut the connections of all keys that are not admitted, and those that have proven none yet."""
+        for descriptor in [*self.inside, *self.probation]:
+            key = self.keys.get(descriptor)
+            if key is None or not admits(key):
+                self.expel(descriptor)
+
+    def expel(self, descriptor: int) -> None:
+        """Shut a connection that was let in."""
+        self.forget(descriptor)
+        self.turn_away(descriptor)
+
+    def forget(self, descriptor: int) -> None:
+        """Know nothing more of a connection."""
+        self.inside.discard(descriptor)
+        self.probation.pop(descriptor, None)
+        self.unproven.pop(descriptor, None)
+        self.keys.pop(descriptor, None)
 
     def greeted(self, descriptor: int) -> None:
         """Keep a connection, because a peer greeted on it."""
@@ -85,8 +129,7 @@ class Door:
     def tick(self, now: float) -> None:
         """Shut the connections that have not greeted in time."""
         for descriptor in [one for one, until in self.probation.items() if until <= now]:
-            del self.probation[descriptor]
-            self.turn_away(descriptor)
+            self.expel(descriptor)
         self.wake_at = min(self.probation.values(), default=inf)
 
     def turn_away(self, descriptor: int) -> None:

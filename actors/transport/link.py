@@ -3,7 +3,8 @@
 Nodes, clients and event feeds connect with it. ZeroMQ repeats an attempt at one address by itself; the link moves on to
 the next address of a name, looks the name up again after a loss, and starts anew where ZeroMQ has given up: it does so
 for good after bytes that are no ZeroMQ, from a socket of another kind, or in too large a frame. A link that hears
-nothing sends pings, and is begun anew when they are not answered.
+nothing sends pings, and is begun anew when they are not answered. With keys it speaks CURVE, and only with whoever
+proves one of the keys that it was given for the other end; it tries them one after the other.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from forge_consensus.actors.transport.liveness import (
     watch_other_end,
 )
 from forge_consensus.actors.transport.names import Ask, Name
+from forge_consensus.security.curve import KeyPair, be_client
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
 HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -35,7 +37,14 @@ HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 DISCONNECTED: Final = int(zmq.EVENT_DISCONNECTED)
 CLOSED: Final = int(zmq.EVENT_CLOSED)
 RETRIED: Final = int(zmq.EVENT_CONNECT_RETRIED)
-LINK_EVENTS: Final = HANDSHAKE | DISCONNECTED | CLOSED | RETRIED
+DENIED: Final = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+"""The other end does not know the key of this one."""
+FAILED: Final = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+MISMATCH: Final = 0x11000002
+"""With `FAILED`: ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH, only one of the two ends wants encryption."""
+LINK_EVENTS: Final = HANDSHAKE | DISCONNECTED | CLOSED | RETRIED | DENIED | FAILED
+DENIED_SECONDS: Final = 1.0
+"""So long after a denial the next attempt is made: the key may have been added meanwhile."""
 GAVE_UP_SECONDS: Final = 0.5
 """ZeroMQ announces its next attempt at once; without that for so long, it has given up."""
 MAPPED: Final = "[::ffff:"
@@ -69,8 +78,9 @@ class Link:
 
     The owner polls `socket` for frames and `monitor` for what `changes` reports, and calls `tick` at `wake_at`, which
     may give `changes` something to report too. It sets `heard` when a frame has arrived, and ignores an empty one: it
-    answers a ping. `owner` names the connecting side in the monitor's address. Raises `zmq.ZMQError`, with both sockets
-    closed, if `address` is malformed.
+    answers a ping. `owner` names the connecting side in the monitor's address. `keys` are those of this side, `servers`
+    the public keys by which the other end may prove itself, at least one; without keys nothing is encrypted. Raises
+    `zmq.ZMQError`, with both sockets closed, if `address` is malformed.
     """
 
     def __init__(
@@ -80,7 +90,18 @@ class Link:
         options: DealerOptions,
         owner: str,
         ask: Ask | None = None,
+        *,
+        keys: KeyPair | None = None,
+        servers: tuple[str, ...] = (),
     ) -> None:
+        self.keys = keys
+        self.servers = servers
+        self.server = servers[0] if keys is not None else ""
+        """The public key that the other end proves, or has to; empty without encryption."""
+        self.denied = False
+        """Whether the other end does not know the key of this one, as far as was heard last."""
+        self.refusal = ""
+        """Why the handshake that goes on failed, for people; its end is still to be told."""
         self.address = address
         self.name = Name(address, ask)
         self.url = ""
@@ -124,16 +145,20 @@ class Link:
         if self.broken:
             self.broken = False
             yield False
-        for event, url in happened(self.monitor):
+        for event, value, url in happened(self.monitor):
             if self.moved and url != plain_url(self.url):
                 continue  # the rest of an attempt that was left
             if event == HANDSHAKE:
                 self.stands, self.problem, self.next_at, self.pause = True, "", inf, self.pause_min
+                self.denied, self.refusal = False, ""
                 self.heard, self.pings, self.ping_at = False, 0, time.monotonic() + self.link_timeout
                 self.wake_at = min(self.wake_at, self.ping_at)
                 yield True
+            elif event in (DENIED, FAILED):
+                self.denied = event == DENIED
+                self.refusal = self.why_refused() if self.denied or value == MISMATCH else ""
             elif event == RETRIED:
-                if len(self.name.urls) <= 1:
+                if len(self.name.urls) <= 1 and len(self.servers) <= 1:
                     self.next_at = time.monotonic() + self.attempt_seconds
             elif self.stands:
                 self.stands, self.ping_at = False, inf
@@ -146,13 +171,38 @@ class Link:
         """Plan what follows a failed attempt: the next address at once, and after the last one a pause."""
         urls = self.name.urls
         silent = event == CLOSED
-        problem = "nobody answers at {}" if silent else "what listens at {} does not answer as a node does"
+        self.denied = self.denied and not silent
+        problem = f"nobody answers at {self.address}" if silent else self.refusal or self.why_ended()
+        self.refusal = ""
         seconds = self.attempt_seconds if silent else GAVE_UP_SECONDS
-        if len(urls) > 1:
+        if len(urls) > 1 or (len(self.servers) > 1 and not silent):
             seconds = 0.0
-            if self.url == urls[-1]:
+            if self.url == urls[-1] and self.server in ("", self.servers[-1:][0] if self.servers else ""):
                 seconds, self.pause = self.pause, min(self.pause * 2, self.pause_max)
-        self.plan(problem.format(self.address), seconds)
+        if self.denied:
+            seconds = DENIED_SECONDS
+        self.plan(problem, seconds)
+
+    def why_refused(self) -> str:
+        """Why a handshake failed, as far as this end was told."""
+        if self.denied:
+            assert self.keys is not None, "only a key can be denied"
+            return (
+                f"what listens at {self.address} does not know the key of this side, or does not let it in: "
+                f"{self.keys.public} must stand in its list of access"
+            )
+        if self.keys is None:
+            return (
+                f"what listens at {self.address} does not answer as a node does, or speaks only with those who have "
+                "keys, and this side has none"
+            )
+        return f"what listens at {self.address} does not speak encrypted, so it is not trusted, or is no node"
+
+    def why_ended(self) -> str:
+        """Why an attempt ended of which the other end said nothing."""
+        if self.keys is None:
+            return f"what listens at {self.address} does not answer as a node does"
+        return f"what listens at {self.address} does not prove the key that is known of it, or is no node"
 
     def plan(self, problem: str, seconds: float) -> None:
         """Look the name up again, and begin anew after this many seconds unless ZeroMQ does so by itself."""
@@ -175,7 +225,7 @@ class Link:
         elif self.next_at <= now and self.name.urls:
             if not self.problem:
                 self.problem = f"what listens at {self.address} does not answer as a node does"
-            self.move(self.following())
+            self.go_on()
         elif not self.stands and not self.url:
             self.name.look_up(now)
             self.next_at = inf
@@ -193,7 +243,7 @@ class Link:
         self.pings = 0 if self.heard else self.pings
         if self.pings >= SILENCE_TIMES:
             self.problem = f"what listens at {self.address} has gone silent"
-            self.move(self.following())
+            self.go_on()
             return
         self.ping_at = now + self.link_timeout
         if not self.heard:
@@ -201,6 +251,28 @@ class Link:
             with contextlib.suppress(zmq.ZMQError):  # a full queue is as silent
                 self.socket.send(PING, NOBLOCK)
         self.heard = False
+
+    def take_servers(self, servers: tuple[str, ...]) -> None:
+        """Take other public keys by which the other end may prove itself; a connection by none of them is ended."""
+        self.servers = servers
+        if self.server not in servers:
+            self.server = servers[0]
+            if self.url:
+                self.move(self.url)
+                self.wake_at = min(self.wake_at, self.next_at)
+
+    def go_on(self) -> None:
+        """Try the next key at the same URL, and after the last one the next URL.
+
+        Who denies this side has proven the present key, so that one stays.
+        """
+        if self.denied:
+            self.move(self.following())
+            return
+        at = self.servers.index(self.server) + 1 if self.server in self.servers else 0
+        if self.servers:
+            self.server = self.servers[at % len(self.servers)]
+        self.move(self.url if 0 < at < len(self.servers) and self.url in self.name.urls else self.following())
 
     def following(self) -> str:
         """The URL after the present one, which may be the same."""
@@ -225,6 +297,8 @@ class Link:
         """Begin to connect to a URL. Raises `zmq.ZMQError` for a malformed one."""
         self.url = url
         if url:
+            if self.keys is not None:
+                be_client(self.socket, self.keys, self.server)
             self.socket.connect(url)
 
     def places(self) -> set[str]:
@@ -273,16 +347,14 @@ def recorded(monitor: Socket) -> Iterator[list[bytes]]:
             return
 
 
-def happened(monitor: Socket) -> Iterator[tuple[int, str]]:
-    """Yield the events that a monitor has recorded, each with the URL that it is about."""
+def happened(monitor: Socket) -> Iterator[tuple[int, int, str]]:
+    """Yield the events that a monitor has recorded, each with its value and the URL that it is about.
+
+    The value is the descriptor of a connection, or for a handshake that failed why it did.
+    """
     for event, url in recorded(monitor):
-        yield int.from_bytes(event[:2], "little"), plain_url(url.decode(errors="replace"))
-
-
-def happened_at(monitor: Socket) -> Iterator[tuple[int, int]]:
-    """Yield the events that a monitor has recorded, each with the descriptor that it is about."""
-    for event, _ in recorded(monitor):
-        yield int.from_bytes(event[:2], "little"), int.from_bytes(event[2:6], "little")
+        value = int.from_bytes(event[2:6], "little")
+        yield int.from_bytes(event[:2], "little"), value, plain_url(url.decode(errors="replace"))
 
 
 def plain_url(url: str) -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from math import inf
 from typing import Any, Final, cast
 
 import zmq
 
+from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.transport.door import Door, connections_allowed
 from forge_consensus.actors.transport.endpoint import (
     cannot_listen,
@@ -26,6 +28,9 @@ from forge_consensus.actors.transport.endpoint import (
 )
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import PING, watch_those_who_connect
+from forge_consensus.actors.transport.zap import EVENTS as EVENTS_DOMAIN
+from forge_consensus.actors.transport.zap import NODE as NODE_DOMAIN
+from forge_consensus.actors.transport.zap import ZapHandler
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -45,6 +50,7 @@ FRAMES_UNREAD_MAX: Final = 16
 """So many frames of one connection wait here to be read; further ones wait at their sender. So a connection holds at
 most this many times `message_bytes_max` of this node's memory."""
 GREETING_HEAD_BYTES: Final = 16
+SHOWN_TIMES: Final = 4
 RECONNECT_MS: Final = 50
 RECONNECT_MS_MAX: Final = 200
 
@@ -56,8 +62,8 @@ class Sockets:
 
     `bind` is HOST:PORT or ipc://PATH, and so is `events_bind` (None for `events_endpoint`); `peers` maps node ids to
     such addresses, `bytes_max` bounds one message, `link_timeout` is in seconds (see `liveness`), `connections_max`
-    bounds what is accepted. Raises `TransportUnavailableError` when an address is taken, `InvalidConfigError` for a
-    malformed one.
+    bounds what is accepted. With `access` every socket speaks CURVE, and whoever connects must be known. Raises
+    `TransportUnavailableError` when an address is taken, `InvalidConfigError` for a malformed one.
     """
 
     def __init__(
@@ -68,8 +74,14 @@ class Sockets:
         link_timeout: float,
         connections_max: int,
         events_bind: str | None = None,
+        access: AccessControl | None = None,
     ) -> None:
         self.context: zmq.Context[Socket] = zmq.Context()
+        self.access = access
+        self.zap: ZapHandler | None = None
+        self.events_door: Door | None = None
+        self.shown: dict[bytes, str] = {}
+        """Connection -> the key that it has proven, for those whose descriptors the door was told."""
         self.bytes_max = bytes_max
         self.link_timeout = link_timeout
         self.dealers: dict[str, Socket] = {}
@@ -83,10 +95,16 @@ class Sockets:
         self.paths: list[str] = []
         """The files of sockets that listen at a path, to be removed because ZeroMQ leaves them behind."""
         try:
+            if access is not None:
+                self.zap = ZapHandler(self.context, access)
+            failed = None if self.zap is None else self.zap.failed
             self.router = self.bound(zmq.ROUTER, bind, bytes_max)
             self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            self.door = Door(self.router, connections_allowed(connections_max))
+            self.door = Door(self.router, connections_allowed(connections_max), failed)
             self.publisher = self.bound_for_events(events_bind or events_endpoint(bind))
+            if failed is not None:
+                self.publisher.setsockopt(zmq.XPUB_VERBOSE, 1)  # tells of each subscriber, and so proves its key
+                self.events_door = Door(self.publisher, self.door.limit, failed)
             for node, address in peers.items():
                 self.connect(node, address)
             self.bind_address = endpoint_of(self.router)
@@ -98,6 +116,9 @@ class Sockets:
         self.poller.register(self.router, zmq.POLLIN)
         self.poller.register(self.publisher, zmq.POLLIN)
         self.poller.register(self.door.monitor, zmq.POLLIN)
+        if self.zap is not None and self.events_door is not None:
+            self.poller.register(self.zap.socket, zmq.POLLIN)
+            self.poller.register(self.events_door.monitor, zmq.POLLIN)
 
     def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
         """Open a listening socket. Raises the errors of the class."""
@@ -111,6 +132,8 @@ class Sockets:
         socket.setsockopt(zmq.RCVHWM, FRAMES_UNREAD_MAX)
         socket.setsockopt(zmq.SNDHWM, EVENT_FRAMES_MAX if kind == zmq.XPUB else CLIENT_FRAMES_MAX)
         watch_those_who_connect(socket, self.link_timeout)
+        if self.zap is not None:
+            self.zap.guard(socket, EVENTS_DOMAIN if kind == zmq.XPUB else NODE_DOMAIN)
         try:
             socket.bind(url_of(address))
         except zmq.ZMQError as error:
@@ -133,13 +156,22 @@ class Sockets:
         except (InvalidConfigError, TransportUnavailableError) as error:
             raise type(error)(f"events: {error}") from error
 
-    def connect(self, node: str, address: str) -> None:
-        """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`."""
+    def connect(self, node: str, address: str) -> bool:
+        """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`.
+
+        Returns False, and does nothing, for a peer that has no key by which it could prove who it is.
+        """
+        access = self.access
+        servers = () if access is None else access.current.member_keys(node)
+        if access is not None and not servers:
+            return False
         options = DealerOptions(
             self.bytes_max, PEER_FRAMES_MAX, None, RECONNECT_MS, RECONNECT_MS_MAX, self.link_timeout
         )
         try:
-            link = Link(self.context, address, options, "node")
+            link = Link(
+                self.context, address, options, "node", keys=None if access is None else access.keys, servers=servers
+            )
         except zmq.ZMQError as error:
             raise InvalidConfigError(
                 f"{address!r} of peer {node!r} is no address: it is HOST:PORT or ipc://PATH"
@@ -151,6 +183,7 @@ class Sockets:
         self.poller.register(link.socket, zmq.POLLIN)
         self.poller.register(link.monitor, zmq.POLLIN)
         self.wake_at = min(self.wake_at, link.wake_at)
+        return True
 
     def disconnect(self, node: str) -> bool:
         """End the link to a peer; returns whether a connection stood. What was not sent yet is dropped."""
@@ -176,14 +209,42 @@ class Sockets:
         Returns the peers whose connections were given up; `changes` reports them.
         """
         given_up = [node for node, link in self.links.items() if link.wake_at <= now and link.tick(now)]
-        self.door.tick(now)
-        self.wake_at = min([self.door.wake_at, *(link.wake_at for link in self.links.values())])
+        doors = [self.door] if self.events_door is None else [self.door, self.events_door]
+        for door in doors:
+            door.tick(now)
+        self.wake_at = min(*(door.wake_at for door in doors), *(link.wake_at for link in self.links.values()), inf)
         return given_up
 
     def look_at_door(self, now: float) -> None:
         """Note who connected and who went."""
         self.door.look(now)
         self.wake_at = min(self.wake_at, self.door.wake_at)
+        if self.events_door is not None:
+            self.events_door.look(now)
+            self.wake_at = min(self.wake_at, self.events_door.wake_at)
+
+    def judge_anew(self, now: float) -> list[str]:
+        """Shut the connections of keys that may be connected no more, because the list of access changed.
+
+        Links that prove a key which is valid no more are begun anew with another one; returns the peers to which links
+        were ended because no key of theirs is known, after `disconnect`.
+        """
+        zap, access, events_door = self.zap, self.access, self.events_door
+        if zap is None or access is None or events_door is None:
+            return []
+        self.look_at_door(now)
+        self.shown.clear()
+        self.door.judge(lambda key: zap.admits(NODE_DOMAIN, key))
+        events_door.judge(lambda key: zap.admits(EVENTS_DOMAIN, key))
+        ended = []
+        for node, link in list(self.links.items()):
+            servers = access.current.member_keys(node)
+            if servers:
+                link.take_servers(servers)
+            elif self.disconnect(node):
+                ended.append(node)
+        self.wake_at = now
+        return ended
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
         """Yield the answers of a peer, at most `count_max`."""
@@ -227,6 +288,43 @@ class Sockets:
             if bytes_max < 0:
                 return
 
+    def from_known(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes, str]]:
+        """Yield (frame, connection, key) as `from_anyone` does, where everybody proves a key.
+
+        The key is asked for each frame, because whoever connects may choose the id of a connection that is gone.
+        """
+        router, shown = self.router, self.shown
+        for _ in range(count_max):
+            try:
+                connection = router.recv(NOBLOCK)
+            except zmq.Again:
+                return
+            part = router.recv(NOBLOCK, copy=False)
+            data, more, key = part.bytes, part.more, str(part.get("User-Id"))
+            if shown.get(connection) != key:
+                self.note_proof(connection, key, int(part.get(zmq.SRCFD)))
+            if data == PING and not more:
+                self.answer(connection, PING)
+                continue
+            if self.door.crowded and is_greeting(data):
+                self.door.greeted(int(part.get(zmq.SRCFD)))
+            while more:
+                extra = router.recv(NOBLOCK, copy=False)
+                data, more = b"", extra.more
+            yield data, connection, key
+            bytes_max -= len(data)
+            if bytes_max < 0:
+                return
+
+    def note_proof(self, connection: bytes, key: str, descriptor: int) -> None:
+        """Tell the door which key a connection has proven."""
+        if len(self.shown) > SHOWN_TIMES * self.door.limit:  # most of them are gone
+            self.shown.clear()
+        self.shown[connection] = key
+        if descriptor not in self.door.inside:
+            self.look_at_door(time.monotonic())
+        self.door.proven(descriptor, key)
+
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def send_peer(self, node: str, data: bytes) -> bool:
@@ -252,7 +350,14 @@ class Sockets:
     def take_subscriptions(self) -> None:
         """Record which topics have subscribers, so that no event is sent without one."""
         while int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
-            wish = self.publisher.recv(NOBLOCK)
+            if self.events_door is None:
+                wish = self.publisher.recv(NOBLOCK)
+            else:
+                part = self.publisher.recv(NOBLOCK, copy=False)
+                wish = part.bytes
+                if wish[:1] == b"\x01":
+                    self.events_door.look(time.monotonic())
+                    self.events_door.proven(int(part.get(zmq.SRCFD)), str(part.get("User-Id")))
             if wish[:1] == b"\x01":
                 self.topics.add(wish[1:] if len(self.topics) < TOPICS_MAX else b"")
             elif wish[:1] == b"\x00":
@@ -273,6 +378,9 @@ class Sockets:
         with contextlib.suppress(AttributeError):  # it was not opened yet
             self.router.disable_monitor()
             self.door.monitor.close(0)
+        if self.events_door is not None:
+            self.publisher.disable_monitor()
+            self.events_door.monitor.close(0)
         for monitor in self.monitors:
             monitor.close(0)
         self.context.destroy(linger=0)

@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from forge_consensus.actors.codec import STAMP, Frame, encode
+from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import SystemClock
 from forge_consensus.actors.runtime.engine import Engine
@@ -74,10 +75,15 @@ class ZeroMqBase(SystemBase):
     """One node on one thread: construct it, pass it to `start_system`, then call `run`.
 
     `bind` is HOST:PORT or ipc://PATH, and so is `events_bind`, where the node publishes its events; None stands for
-    `events_endpoint`. `http_url` is where the node's application answers HTTP. `rng` is the node's random source;
+    `events_endpoint`. `http_url` is where the node's application answers HTTP. `access` says who may do what; with it
+    every connection is encrypted. `rng` is the node's random source;
     without it the node makes one of its own.
     Raises `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
     """
+
+    access: AccessControl | None = None
+    judged = 0
+    """The version of the list of access by which the connections were judged last."""
 
     def __init__(
         self,
@@ -90,11 +96,19 @@ class ZeroMqBase(SystemBase):
         advertised: str | None = None,
         events_bind: str | None = None,
         http_url: str = "",
+        access: AccessControl | None = None,
     ) -> None:
         identity = opened.ledger.identity
         addresses = {node: address for node, address in opened.ledger.configuration.members if node != identity.node_id}
+        self.access = access
         self.sockets = Sockets(
-            bind, addresses, settings.message_bytes_max, settings.link_timeout, settings.connections_max, events_bind
+            bind,
+            addresses,
+            settings.message_bytes_max,
+            settings.link_timeout,
+            settings.connections_max,
+            events_bind,
+            access,
         )
         self.clock = SystemClock()
         try:
@@ -109,11 +123,15 @@ class ZeroMqBase(SystemBase):
                 self.sockets.events_address,
                 advertised,
                 http_url,
+                access,
             )
             self.wakeup = Wakeup()
         except BaseException:
             self.sockets.close()
             raise
+        if self.sockets.zap is not None:
+            self.sockets.zap.refusals = self.engine.refusals
+            self.note_strangers()
         self.inbox: deque[tuple[Any, Any]] = deque()
         self.sockets.poller.register(self.wakeup.fd, zmq.POLLIN)
         self.bus = bus
@@ -138,7 +156,7 @@ class ZeroMqBase(SystemBase):
         finally:
             self.close()
 
-    def wait(self) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    def wait(self) -> tuple[list[tuple[Any, ...]], list[Any]]:
         """Wait for frames or the next timer; returns (frames, notices), with peers' answers before all requests."""
         wakeup = self.wakeup
         wakeup.doze()
@@ -150,7 +168,7 @@ class ZeroMqBase(SystemBase):
         late = self.clock.reading() - began - patience
         if late > LATE_SECONDS:
             self.clock.lost(late)
-        frames: list[tuple[Any, Any]] = []
+        frames: list[tuple[Any, ...]] = []
         settings, sockets = self.engine.settings, self.sockets
         for socket in ready:
             if socket in sockets.monitors:
@@ -162,9 +180,14 @@ class ZeroMqBase(SystemBase):
             elif socket is sockets.door.monitor:
                 sockets.look_at_door(time.monotonic())
             elif socket is not sockets.router:
-                frames += [(data, None) for data in sockets.from_peer(socket, settings.turn_frames_max)]
+                frames += (
+                    self.from_link(socket)
+                    if self.access is not None
+                    else [(data, None) for data in sockets.from_peer(socket, settings.turn_frames_max)]
+                )
         if sockets.router in ready:
-            frames += sockets.from_anyone(settings.turn_frames_max, settings.turn_bytes_max)
+            receive = sockets.from_anyone if self.access is None else sockets.from_known
+            frames += receive(settings.turn_frames_max, settings.turn_bytes_max)
         self.take_inbox()
         return frames, notices
 
@@ -172,6 +195,8 @@ class ZeroMqBase(SystemBase):
         """Let the links to peers be those of the members, and do what is due; returns the notices of what ended."""
         now = time.monotonic()
         notices = self.follow_members() if self.engine.follow_members() else []
+        if self.access is not None and self.access.version != self.judged:
+            notices += self.judge_anew(self.access, now)
         if self.sockets.wake_at > now:
             return notices
         given_up = self.sockets.tick(now)
@@ -196,11 +221,41 @@ class ZeroMqBase(SystemBase):
             if node in sockets.links:
                 continue
             try:
-                sockets.connect(node, address)
+                if not sockets.connect(node, address):
+                    self.note_strangers()
             except InvalidConfigError as error:  # the configuration is in force all the same
                 peers.problems[node] = str(error)
                 LINES.error("peer {}: {}", node, error)
         return notices
+
+    def from_link(self, socket: Any) -> list[tuple[Any, ...]]:
+        """Return what came from a peer, with the key that it proves; or let connect who may, and note who did."""
+        sockets = self.sockets
+        link = sockets.links_of.get(socket)
+        if link is not None:
+            return [
+                (data, None, link.server) for data in sockets.from_peer(socket, self.engine.settings.turn_frames_max)
+            ]
+        if sockets.zap is not None:
+            sockets.zap.answer()
+        sockets.look_at_door(time.monotonic())
+        return []
+
+    def judge_anew(self, access: AccessControl, now: float) -> list[Any]:
+        """Shut out whoever the list of access knows no more, and connect to whom it knows now; returns notices."""
+        self.judged = access.version
+        ended = self.sockets.judge_anew(now)
+        notices = [self.engine.peers.link(node, False) for node in ended]
+        return notices + self.follow_members()
+
+    def note_strangers(self) -> None:
+        """Note to which members there is no link, because the list of access has no key of theirs."""
+        problems = self.engine.peers.problems
+        for node in self.engine.peers.wanted.keys() - self.sockets.links.keys():
+            why = f"the list of access has no key of {node}: add it under members"
+            if problems.get(node) != why:
+                problems[node] = why
+                LINES.warning("peer {}: {}", node, why)
 
     def changes_of(self, node: str) -> list[Any]:
         """Return the notices of what happened to the connection to a peer."""

@@ -262,6 +262,7 @@ class EventHistory:
             since,
             cluster_id=self.subject.seat.cluster_id,
             queue_max=EVENTS_MAX,
+            credentials=self.subject.seat.credentials(),
         )
         try:
             while self.wanted():

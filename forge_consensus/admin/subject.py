@@ -18,8 +18,10 @@ from forge_consensus.client.sync import Client
 from forge_consensus.errors import NotStartedError
 from forge_consensus.output import json_text
 from forge_consensus.security.access import AccessList
+from forge_consensus.security.credentials import Credentials
 from forge_consensus.service.cluster_report import ClusterReport, cluster_report
 from forge_consensus.service.leadership import Standing, standing_of
+from forge_consensus.service.node_security import own_credentials
 from forge_consensus.service.thread_node import ThreadNode, report_of
 from forge_consensus.storage.backends.folder import SNAPSHOTS
 from forge_consensus.storage.machines.kv import KeyValueMachine
@@ -76,6 +78,9 @@ class Seat(Protocol):
     def access_of_log(self) -> AccessList | None:
         """Return the list of access in the cluster's log; None if there is none, or the node is another process."""
 
+    def credentials(self) -> Credentials | None:
+        """Return what other clients of the nodes show; None where nobody is asked."""
+
 
 class NodeSeat:
     """A node of this process, which a program runs."""
@@ -120,7 +125,11 @@ class NodeSeat:
         """Return a new client that goes through the node."""
         members = self.engine().ledger.configuration.addresses
         others = [address for node, address in members.items() if node != self.node_id]
-        return AsyncClient(others, cluster_id=self.cluster_id, port=self.node.port())
+        return AsyncClient(others, cluster_id=self.cluster_id, port=self.node.port(), credentials=self.credentials())
+
+    def credentials(self) -> Credentials | None:
+        """Return what other clients of the nodes show; None where nobody is asked."""
+        return own_credentials(self.node.settings.security, self.node.access)
 
     @property
     def keeps_keys(self) -> bool:
@@ -189,6 +198,10 @@ class ServiceSeat:
         """Return the list of access in the cluster's log."""
         host = self.service.host
         return access_in_log(host.node) if isinstance(host, ThreadNode) else None
+
+    def credentials(self) -> Credentials | None:
+        """Return what other clients of the nodes show; None where nobody is asked."""
+        return self.service.own_credentials()
 
 
 def access_of(node: Node) -> AccessList | None:
@@ -301,7 +314,9 @@ class Subject:
     def ask_all(self) -> ClusterReport:
         """Ask every member, on a thread."""
         if self.looking is None:
-            self.looking = Client([self.seat.address], REPORT_SECONDS, self.seat.cluster_id)
+            self.looking = Client(
+                [self.seat.address], REPORT_SECONDS, self.seat.cluster_id, credentials=self.seat.credentials()
+            )
         return cluster_report(self.looking, [self.seat.address], REPORT_SECONDS)
 
     async def events_end(self, address: str, seconds: float) -> EventPage:

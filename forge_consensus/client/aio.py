@@ -30,6 +30,7 @@ from forge_consensus.client.routes import Route
 from forge_consensus.client.steps import Pause, Result, Step, Steps
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import ConsensusError, WrongEventLoopError
+from forge_consensus.security.credentials import Credentials
 from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.storage.machines.machine import Command
 
@@ -199,6 +200,7 @@ class AsyncClient(Calls, AsyncKeyCalls):
         settings: the client's bounds and times; None for the defaults of `ClientSettings`.
         port: a node of this process, which is then an endpoint itself; None for none.
         correlate: whether a command without a correlation id gets one.
+        credentials: what the client shows the nodes, and by what they prove themselves; None for no encryption.
 
     Raises `InvalidConfigError` for endpoints or a timeout that are none.
 
@@ -216,6 +218,7 @@ class AsyncClient(Calls, AsyncKeyCalls):
         settings: ClientSettings | None = None,
         port: LocalPort | None = None,
         correlate: bool = False,
+        credentials: Credentials | None = None,
     ) -> None:
         self.delivery = LoopDelivery()
         super().__init__(
@@ -226,6 +229,7 @@ class AsyncClient(Calls, AsyncKeyCalls):
             port=port,
             deliver=self.delivery.deliver,
             correlate=correlate,
+            credentials=credentials,
         )
         driver = self.driver
         driver.on_fork = self.delivery.forget

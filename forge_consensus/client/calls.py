@@ -37,6 +37,7 @@ from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.process.fork import tell_of_forks
+from forge_consensus.security.credentials import Credentials
 from forge_consensus.storage.ledger.changes import Change, changes_of
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
@@ -144,6 +145,7 @@ class Calls(PublicSurface):
         follow: bool = True,
         prefer: str = "",
         correlate: bool = False,
+        credentials: Credentials | None = None,
     ) -> None:
         check_timeout(timeout)
         if settings is not None and not isinstance(settings, ClientSettings):  # callers without a type checker
@@ -154,7 +156,14 @@ class Calls(PublicSurface):
         self.correlation_ids = correlation_ids() if correlate else None
         """Yields ids for commands without one; None if such commands stay without."""
         self.driver = Driver(
-            endpoints, cluster=cluster_id, settings=settings, port=port, deliver=deliver, follow=follow, prefer=prefer
+            endpoints,
+            cluster=cluster_id,
+            settings=settings,
+            port=port,
+            deliver=deliver,
+            follow=follow,
+            prefer=prefer,
+            credentials=credentials,
         )
         # The driver does not know this object, so that one that is dropped without `close` takes its thread with it.
         weakref.finalize(self, self.driver.let_go).atexit = False

@@ -14,6 +14,7 @@ from forge_consensus.actors.messages import STALE, Read, WireMessage
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, PING
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
+from forge_consensus.security.credentials import Credentials
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
 POLLIN: Final = int(zmq.POLLIN)
@@ -49,19 +50,24 @@ class LocalPort(Protocol):
 class Connection:
     """One link to one address.
 
-    `link_timeout` is in seconds, see `forge_consensus.actors.transport.liveness`. Raises `ConnectionFailedError` for
-    what is no address.
+    `link_timeout` is in seconds, see `forge_consensus.actors.transport.liveness`. With `credentials` it is encrypted,
+    and leads to nobody but a node. Raises `ConnectionFailedError` for what is no address.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], address: str, link_timeout: float = LINK_TIMEOUT_SECONDS
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        link_timeout: float = LINK_TIMEOUT_SECONDS,
+        credentials: Credentials | None = None,
     ) -> None:
         self.address = address
         options = DealerOptions(
             FRAME_BYTES_MAX, FRAMES_WAITING_MAX, FRAMES_WAITING_MAX, RECONNECT_MS, RECONNECT_MS_MAX, link_timeout
         )
+        keys, servers = (None, ()) if credentials is None else (credentials.keys, credentials.of(address))
         try:
-            self.link = Link(context, address, options, "client")
+            self.link = Link(context, address, options, "client", keys=keys, servers=servers)
         except zmq.ZMQError as error:
             raise ConnectionFailedError(f"cannot connect to {address}: {error}") from error
         self.socket, self.monitor = self.link.socket, self.link.monitor
@@ -180,8 +186,11 @@ def unpacked(data: bytes) -> Frame | None:
 class Connections:
     """All connections of one client. Only the driver's thread uses them."""
 
-    def __init__(self, wake_fd: int, link_timeout: float = LINK_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, wake_fd: int, link_timeout: float = LINK_TIMEOUT_SECONDS, credentials: Credentials | None = None
+    ) -> None:
         self.wake_fd = wake_fd
+        self.credentials = credentials
         self.link_timeout = link_timeout
         self.poller = zmq.Poller()
         self.poller.register(wake_fd, zmq.POLLIN)
@@ -201,7 +210,7 @@ class Connections:
         if self.context is None:
             self.context = zmq.Context()
         try:
-            connection = Connection(self.context, address, self.link_timeout)
+            connection = Connection(self.context, address, self.link_timeout, self.credentials)
         except ConnectionFailedError as error:
             self.failed[address] = str(error)
             return
@@ -221,6 +230,11 @@ class Connections:
             connection.close()
         for name in self.failed.keys() - set(names):
             del self.failed[name]
+
+    def is_denied(self, name: str) -> bool:
+        """Whether what listens there does not let this client in, as far as it said last."""
+        connection = self.by_address.get(name)
+        return connection is not None and connection.link.denied
 
     def dialled(self) -> set[str]:
         """The addresses in numbers to which there may be connections."""

@@ -32,6 +32,7 @@ from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Waiters
 from forge_consensus.process.wakeup import NOBODY, Wakeup
+from forge_consensus.security.credentials import Credentials
 
 LINES = LogLines(__name__)
 
@@ -76,6 +77,7 @@ class Driver:
         deliver: takes the calls that ended, on the driver's thread.
         follow: whether to go to nodes that were not given.
         prefer: the endpoint that answers stale queries while it is connected.
+        credentials: what the client shows the nodes, and by what they prove themselves; None for no encryption.
 
     """
 
@@ -89,7 +91,9 @@ class Driver:
         deliver: Deliver = finish_all,
         follow: bool = True,
         prefer: str = "",
+        credentials: Credentials | None = None,
     ) -> None:
+        self.credentials = credentials
         names = [*([LOCAL] if port is not None else []), *endpoints]
         self.make_core = partial(
             SessionCore,
@@ -145,7 +149,7 @@ class Driver:
             endpoints = len(self.core.directory.endpoints)
             require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * endpoints, "a client")
             self.wakeup = Wakeup()
-            self.connections = Connections(self.wakeup.fd, self.core.settings.link_timeout)
+            self.connections = Connections(self.wakeup.fd, self.core.settings.link_timeout, self.credentials)
             self.thread = ForgeThread(target=self.run, name="forge-client")
             self.thread.start()
         except BaseException as error:
@@ -346,7 +350,9 @@ class Driver:
         elif what is False:
             self.core.disconnected(name)
         else:
-            self.core.directory.add(name).said = str(what)
+            endpoint = self.core.directory.add(name)
+            endpoint.said = str(what)
+            endpoint.denied = self.connections is not None and self.connections.is_denied(name)
 
     def take(self) -> list[Pending[Any]]:
         """The calls that other threads handed over, and the keep-alives that are due."""

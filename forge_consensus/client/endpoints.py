@@ -53,6 +53,8 @@ class Endpoint:
     """The id of the node that answered there last."""
     said: str = "no answer yet"
     """What was heard last from it or of it, for the texts of errors."""
+    denied: bool = False
+    """Whether it does not let this client in."""
     heard_at: float = 0.0
     ask_at: float = 0.0
     frame_bytes_max: int = 0

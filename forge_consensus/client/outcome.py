@@ -11,6 +11,7 @@ from forge_consensus.client.endpoints import Directory
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.errors import (
     BY_CODE,
+    AuthenticationFailedError,
     BusyError,
     ClusterNotFoundError,
     CommandError,
@@ -87,6 +88,11 @@ def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: 
     else:
         unreachable = not directory.connected()
         leaderless = directory.ready() is None
+    if unreachable and any(one.denied for one in directory.endpoints.values()):
+        return AuthenticationFailedError(
+            f"no node that answers lets this client in ({account}): show another key, or have this one added to the "
+            "list of access"
+        )
     if unreachable:
         return ConnectionFailedError(
             f"no connection before the deadline ({account}): check that the nodes run and their addresses"

@@ -37,6 +37,7 @@ from forge_consensus.client.reads import Reads
 from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
+    AuthenticationFailedError,
     BusyError,
     ClusterNotFoundError,
     CommandTooLargeError,
@@ -48,6 +49,7 @@ from forge_consensus.errors import (
 
 BUSY = BusyError.code
 CONNECTED = "connected, no answer yet"
+AUTHENTICATION_FAILED = AuthenticationFailedError.code
 CLUSTER_NOT_FOUND = ClusterNotFoundError.code
 SESSION_EXPIRED = SessionExpiredError.code
 TICK_SECONDS = 0.02
@@ -143,7 +145,7 @@ class SessionCore:
     def connected(self, name: str) -> None:
         """Note that an endpoint is connected. Frames that were on the way to it before may be lost."""
         endpoint = self.directory.add(name)
-        endpoint.connected = True
+        endpoint.connected, endpoint.denied = True, False
         endpoint.heard_at = endpoint.ask_at = self.now
         endpoint.answers, endpoint.asked_at = False, -inf
         endpoint.said = CONNECTED
@@ -335,7 +337,9 @@ class SessionCore:
                 meant += found
         if final and not others:
             self.give_up_all(message)
-        if code == SESSION_EXPIRED and meant:
+        if code == AUTHENTICATION_FAILED and self.opening and request >= self.opening:
+            self.refuse_session(message)
+        elif code == SESSION_EXPIRED and meant:
             self.expire_session()
         elif self.is_retried(code) and (meant or (self.opening and request >= self.opening)):
             if not meant:
@@ -343,6 +347,13 @@ class SessionCore:
             self.turn_away(endpoint, message)
         elif others and code in NOT_LEADING:
             self.heed(endpoint, message)
+
+    def refuse_session(self, message: Refused) -> None:
+        """End the commands that wait for a session, because nodes do not let this client open one."""
+        self.opening = 0
+        for pending in self.commands.clear():
+            pending.error = refused_error(message, outcome_unknown=pending.sends > 0)
+            self.resolved.append(pending)
 
     def refuse_in(
         self, window: RequestWindow[Any], endpoint: Endpoint, message: Refused, request: int, *, final: bool

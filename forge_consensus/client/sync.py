@@ -48,6 +48,7 @@ class Client(Calls, KeyCalls, MemberCalls):
             the leader raises `NotLeaderError` where none of them leads.
         prefer: the endpoint that answers ``stale`` reads while it can be reached; "" for any.
         correlate: whether a command without a correlation id gets one, which the future of `submit` tells.
+        credentials: what the client shows the nodes, and by what they prove themselves; None for no encryption.
 
     Raises `InvalidConfigError` for endpoints or a timeout that are none. Every call raises a `ConsensusError`:
 
@@ -56,6 +57,7 @@ class Client(Calls, KeyCalls, MemberCalls):
       it may have been or may still be carried out: read before you repeat it;
     - `NoLeaderError`, `ConnectionFailedError`, `BusyError` or `ConsensusTimeoutError` if it was certainly not
       carried out: it can be repeated;
+    - `AuthenticationFailedError` if the client may not do it, or if no node lets it in;
     - `CommandTooLargeError` for a command larger than the cluster takes;
     - `NotStartedError` after `close`;
     - `TransportUnavailableError` if the process may open no more files or threads.

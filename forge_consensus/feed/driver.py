@@ -16,6 +16,7 @@ from forge_consensus.client.connections import Arrived, Connection, tend_links
 from forge_consensus.client.endpoints import ENDPOINTS_MAX
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
+    AuthenticationFailedError,
     ClusterNotFoundError,
     ConnectionFailedError,
     ConsensusError,
@@ -31,6 +32,7 @@ from forge_consensus.process.fork import close_descriptor, close_sockets, keep, 
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.wakeup import NOBODY, Wakeup
+from forge_consensus.security.credentials import Credentials
 
 LINES = LogLines(__name__)
 
@@ -116,6 +118,7 @@ class FeedDriver:
         follow: whether to go on for ever; otherwise the feed ends when it is level with all nodes that answer.
         connect_seconds: how long to wait for nodes that do not answer.
         on_silence: called when none has answered for so long; None for a line in the log.
+        credentials: what the feed shows the nodes, and by what they prove themselves; None for no encryption.
 
     """
 
@@ -132,8 +135,10 @@ class FeedDriver:
         follow: bool = True,
         connect_seconds: float = CONNECT_SECONDS,
         on_silence: OnSilence | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         check_connect_seconds(connect_seconds)
+        self.credentials = credentials
         self.reader = reader
         self.endpoints = list(endpoints)
         self.wanted = wanted
@@ -251,9 +256,10 @@ class FeedDriver:
 
     def silence(self) -> ConnectionFailedError:
         """The error that says that no node answers."""
+        denied = [source.connection.link.problem for source in self.sources.values() if source.connection.link.denied]
         return ConnectionFailedError(
-            f"no node answered at {', '.join(self.sources)} within {self.connect_seconds:g} s: check that one runs "
-            "there and the addresses"
+            f"no node answered at {', '.join(self.sources)} within {self.connect_seconds:g} s: "
+            f"{denied[0] if denied else 'check that one runs there and the addresses'}"
         )
 
     def turn(self) -> None:
@@ -311,7 +317,7 @@ class FeedDriver:
     def follow(self, address: str, expected: str, *, given: str = "", cursor: EventCursor | None = None) -> None:
         """Begin to follow the node at that address. Raises `ConnectionFailedError` for one that cannot be."""
         assert self.context is not None, "the thread runs"
-        connection = Connection(self.context, address)
+        connection = Connection(self.context, address, credentials=self.credentials)
         kept = cursor or self.cursors.pop(expected, None) or EventCursor(self.since, self.wanted)
         source = Source(connection, kept, expected, given)
         self.sources[address] = source
@@ -421,7 +427,11 @@ class FeedDriver:
             self.members_at = min(self.members_at, now if not self.members_known else self.members_at)
 
     def take_answers(self, source: Source, now: float) -> None:
-        """Take what a node answered. Raises `ClusterNotFoundError` if it is of another cluster than the one named."""
+        """Take what a node answered.
+
+        Raises `ClusterNotFoundError` if it is of another cluster than the one named, and `AuthenticationFailedError` if
+        it does not let this feed read events.
+        """
         for frame in source.connection.frames():
             message = frame.message
             if isinstance(message, EventPage) and frame.request == source.request:
@@ -433,6 +443,8 @@ class FeedDriver:
                 self.learn(message, now)
             elif isinstance(message, Refused) and message.code == ClusterNotFoundError.code:
                 raise ClusterNotFoundError(message.text)
+            elif isinstance(message, Refused) and message.code == AuthenticationFailedError.code:
+                raise AuthenticationFailedError(message.text)
 
     def take_page(self, source: Source, page: EventPage, now: float) -> None:
         """Take a page of a node's journal, and listen to its publisher."""
@@ -464,7 +476,10 @@ class FeedDriver:
             return
         source.listen_at = now + LISTEN_SECONDS_MIN
         assert self.context is not None, "the thread runs"
-        source.subscriber = subscriber = EventSubscriber(self.context, address, self.wanted.prefixes, now)
+        keys = None if self.credentials is None else self.credentials.keys
+        source.subscriber = subscriber = EventSubscriber(
+            self.context, address, self.wanted.prefixes, now, keys, source.connection.link.server
+        )
         self.watch(source, subscriber.socket, self.take_events)
         self.watch(source, subscriber.monitor, self.note_subscriber)
 

@@ -17,6 +17,7 @@ from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.feed.cursor import PAGE_ROWS, Gap, Position, Since, Wanted
 from forge_consensus.feed.driver import CONNECT_SECONDS, FeedDriver, OnSilence
 from forge_consensus.feed.inbox import Inbox
+from forge_consensus.security.credentials import Credentials
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 
@@ -51,6 +52,7 @@ class EventFeed(PublicSurface):
             on trying.
         on_silence: called with a `ConnectionFailedError` that names the addresses, on the feed's thread, when no node
             answered for `connect_seconds`, and again if that comes again; None warns by the standard `logging`.
+        credentials: what the feed shows the nodes, and by what they prove themselves; None for no encryption.
 
     Raises `InvalidConfigError` for an endpoint, a kind or a `queue_max` that is none, `TransportUnavailableError` if
     the process may open no more files or threads.
@@ -72,6 +74,7 @@ class EventFeed(PublicSurface):
         queue_max: int = QUEUE_MAX,
         connect_seconds: float = CONNECT_SECONDS,
         on_silence: OnSilence | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         if queue_max < 1:
             raise InvalidConfigError(f"queue_max is {queue_max}: it must be at least 1")
@@ -88,6 +91,7 @@ class EventFeed(PublicSurface):
             follow=follow,
             connect_seconds=connect_seconds,
             on_silence=on_silence,
+            credentials=credentials,
         )
         self.inbox.starved = self.driver.rouse_if_starved
         # The driver does not know this object, so that a feed that is dropped without `close` takes its thread with it.
@@ -113,8 +117,9 @@ class EventFeed(PublicSurface):
         """Return the next event, or a `Gap`; wait for it up to `timeout` seconds, None for as long as it takes.
 
         Raises TimeoutError after that time, `StreamEndedError` when the feed has ended, RuntimeError inside an inline
-        event handler, and the error that ended the feed: `ClusterNotFoundError`, `ConnectionFailedError` if no node
-        answered, or `NotStartedError` in a process that was forked after the feed was made.
+        event handler, and the error that ended the feed: `ClusterNotFoundError`, `AuthenticationFailedError` if it may
+        not read events, `ConnectionFailedError` if no node answered, or `NotStartedError` in a process that was forked
+        after the feed was made.
         """
         if inside_inline_handler():
             raise RuntimeError("an inline handler must not wait for events: use a queued one")

@@ -12,6 +12,7 @@ from forge_consensus.actors.transport.link import HANDSHAKE, close_watched, happ
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, watch_other_end
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.security.curve import KeyPair, be_client
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
 POLLIN: Final = int(zmq.POLLIN)
@@ -31,9 +32,18 @@ class EventSubscriber:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], address: str, prefixes: Iterable[str], now: float
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        prefixes: Iterable[str],
+        now: float,
+        keys: KeyPair | None = None,
+        server: str = "",
     ) -> None:
-        """Begin to connect at the monotonic time `now`. Raises `zmq.ZMQError` for what is no address."""
+        """Begin to connect at the monotonic time `now`. Raises `zmq.ZMQError` for what is no address.
+
+        With `keys` the connection is encrypted, and leads to nobody but the holder of the public key `server`.
+        """
         self.address = address
         self.boot: tuple[str, int] = ("", 0)
         """Incarnation and boot of the node at the other end, once they are known."""
@@ -48,6 +58,8 @@ class EventSubscriber:
         watch_other_end(self.socket, LINK_TIMEOUT_SECONDS)
         for prefix in prefixes:
             self.socket.setsockopt(zmq.SUBSCRIBE, prefix.encode())
+        if keys is not None:
+            be_client(self.socket, keys, server)
         self.monitor = open_monitor(self.socket, MONITORED, "events")
         try:
             self.socket.connect(url_of(address))
@@ -67,7 +79,7 @@ class EventSubscriber:
     def look(self) -> bool:
         """Note what happened to the connection; returns whether it was just made."""
         made = False
-        for event, _ in happened(self.monitor):
+        for event, *_ in happened(self.monitor):
             if event == HANDSHAKE:
                 made = self.connected = True
             else:

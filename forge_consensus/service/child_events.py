@@ -12,6 +12,7 @@ from forge_consensus.process.fork import close_sockets, keep, tell_of_forks
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.wakeup import Wakeup
+from forge_consensus.security.curve import KeyPair, be_client
 
 LINES = LogLines(__name__)
 
@@ -22,9 +23,12 @@ LISTENERS_SECONDS = 0.05
 
 
 class ChildEvents:
-    """Subscribes to a node's publisher and publishes its events again, on a thread of its own, until `finish`."""
+    """Subscribes to a node's publisher and publishes its events again, on a thread of its own, until `finish`.
 
-    def __init__(self, address: str, bus: EventBus) -> None:
+    With `keys` the connection is encrypted, and leads to nobody but the holder of the public key `server`.
+    """
+
+    def __init__(self, address: str, bus: EventBus, keys: KeyPair | None = None, server: str = "") -> None:
         self.bus = bus
         self.last = 0
         """The number of the last event."""
@@ -38,6 +42,8 @@ class ChildEvents:
         self.socket.setsockopt(zmq.IPV6, 1)
         self.socket.setsockopt(zmq.RCVHWM, FRAMES_MAX)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        if keys is not None:
+            be_client(self.socket, keys, server)
         self.socket.connect(url_of(address))
         self.thread = ForgeThread(target=self.run, name="forge-feed")
         try:

@@ -410,6 +410,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
             self.settings.cluster_id,
             settings=self.client_settings,
             port=port,
+            credentials=self.own_credentials(),
         )
         self.async_clients.add(made)
         return made

@@ -12,6 +12,7 @@ from forge_consensus.errors import ClusterNotFoundError, ConsensusError, Invalid
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
+from forge_consensus.security.credentials import Credentials
 from forge_consensus.storage.ledger.configuration import LEARNER, Configuration
 
 LINES = LogLines(__name__)
@@ -26,7 +27,7 @@ ACTIVE: Final = "active"
 """The status of a member that answers, see `forge_consensus.actors.runtime.status`."""
 
 
-def founded_with(settings: NodeSettings) -> Members:
+def founded_with(settings: NodeSettings, credentials: Credentials | None = None) -> Members:
     """What a member of the cluster behind `settings.join` tells of it.
 
     All its nodes have to agree on its id, on the configuration with which it began, and on the entries that it skips.
@@ -34,7 +35,9 @@ def founded_with(settings: NodeSettings) -> Members:
     Raises `InvalidConfigError` if it is another cluster than the node is of, or has a member of this id that is not to
     be removed, and the errors of `Client.members`, such as `ConnectionFailedError`.
     """
-    with Client(settings.join or "", timeout=FIND_SECONDS, cluster_id=settings.cluster_id) as client:
+    with Client(
+        settings.join or "", timeout=FIND_SECONDS, cluster_id=settings.cluster_id, credentials=credentials
+    ) as client:
         try:
             told = members_told(client)
         except ClusterNotFoundError as error:
@@ -97,8 +100,9 @@ class Joining:
     It ends once the node votes, or is a learner that has the log, or is removed, or `stop` is called.
     """
 
-    def __init__(self, settings: NodeSettings, address: str) -> None:
+    def __init__(self, settings: NodeSettings, address: str, credentials: Credentials | None = None) -> None:
         self.settings = settings
+        self.credentials = credentials
         self.address = address
         self.ending = Latch()
         self.said = ""
@@ -120,7 +124,9 @@ class Joining:
         settings = self.settings
         while not self.ending.is_set():
             try:
-                with Client(settings.join or "", cluster_id=settings.cluster_id) as client:
+                with Client(
+                    settings.join or "", cluster_id=settings.cluster_id, credentials=self.credentials
+                ) as client:
                     while not self.ending.is_set() and not self.look(client):
                         self.ending.wait(AGAIN_SECONDS)
                 return

@@ -41,8 +41,10 @@ from forge_consensus.process.green import refuse_replaced_threads
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
+from forge_consensus.security.credentials import Credentials
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node_security import access_of, check_own_client, own_credentials
 from forge_consensus.service.process_node import ProcessNode
 from forge_consensus.service.reloading import SECONDS as RELOAD_SECONDS
 from forge_consensus.service.reloading import Reloader
@@ -75,6 +77,15 @@ def check_arguments(
     for name, value, kind in given:
         if not isinstance(value, kind | None):
             raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
+
+
+def checked_machine(state_machine: object, mode: str, settings: NodeSettings) -> MachineChoice:
+    """Return the choice of the machine. Raises `InvalidConfigError` for what no process of its own can run."""
+    choice = MachineChoice(state_machine)
+    if mode == "process":
+        choice.path()
+        check_own_client(settings.security)
+    return choice
 
 
 class Held:
@@ -116,8 +127,8 @@ class ServiceLifecycle(PublicSurface):
         {
             "internal", "ask_barrier", "ask_status", "async_clients", "client", "client_now", "client_of",
             "client_settings", "count_events", "end", "failed", "forked", "held", "host", "leader_report", "leaving",
-            "lease_driver", "lock", "machine", "meter", "parent", "ready", "reloader", "running", "seen_index",
-            "threads", "watch_client", "why",
+            "lease_driver", "lock", "machine", "meter", "own_credentials", "parent", "ready", "reloader", "running",
+            "seen_index", "threads", "watch_client", "why",
         }
     )  # fmt: skip
 
@@ -158,9 +169,7 @@ class ServiceLifecycle(PublicSurface):
             storage=storage or StorageSettings(),
             security=security or SecuritySettings(),
         )
-        self.mode, self.machine = mode, MachineChoice(state_machine)
-        if mode == "process":
-            self.machine.path()
+        self.mode, self.machine = mode, checked_machine(state_machine, mode, settings)
         self.timeout, self.forward, self.client_settings, self.on_failure = timeout, forward, client, on_failure
         self.bus = EventBus()
         """Where the node's events are published. It outlives `stop`, and one may subscribe before `start`."""
@@ -251,7 +260,15 @@ class ServiceLifecycle(PublicSurface):
             port=port,
             follow=self.forward,
             prefer=host.address,
+            credentials=self.own_credentials(),
         )
+
+    def own_credentials(self) -> Credentials | None:
+        """What the service's clients show the nodes. Raises `InvalidConfigError` for files that cannot be."""
+        security = self.settings.security
+        if not (security.has_keys and security.client_key_file):
+            return None
+        return own_credentials(security, access_of(self.settings))
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """End the node; outstanding commands get errors. Does nothing if the node was not started.

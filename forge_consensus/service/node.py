@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from thespian.actors import ActorSystem
 
+from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.actor import ReloadConfiguration
 from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.actors.supervisor import start_system
@@ -24,11 +25,15 @@ from forge_consensus.errors import (
     OperationFailedError,
 )
 from forge_consensus.events.bus import EventBus
+from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.process.waiters import Latch
+from forge_consensus.security.access import AccessList
 from forge_consensus.security.encryption_key import key_of_settings
+from forge_consensus.service.access_watch import AccessWatch
 from forge_consensus.service.joining import Joining, founded_with
+from forge_consensus.service.node_security import access_of, check_exposure, joining_credentials
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.folder_tables import open_tables
 from forge_consensus.storage.backends.tables import Tables
@@ -77,6 +82,9 @@ class Node:
         self.counts = counts
         self.metrics: CountedMetrics | None = None
         self.joining: Joining | None = None
+        self.access: AccessControl | None = None
+        """Who may do what; None for a node without keys."""
+        self.access_watch: AccessWatch | None = None
         self.cluster_id = settings.cluster_id
         """The id of the cluster, which may be longer than the name that the settings give."""
 
@@ -92,6 +100,8 @@ class Node:
             if takes_free_port(bind):
                 bind = free_address(bind)
             require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * len(settings.peers), "a node")
+            check_exposure(settings, bind, settings.events_bind or events_endpoint(bind))
+            self.access = access_of(settings)
             self.folder = Folder(Path(settings.storage_path))
             self.check_ports(bind)
             self.tables = open_tables(
@@ -111,10 +121,12 @@ class Node:
                 advertised=advertised(settings, bind),
                 events_bind=settings.events_bind,
                 http_url=settings.http_url or "",
+                access=self.access,
             )
+            self.watch_access()
             self.system = start_system(self.base)
             if settings.join is not None and not opened.ledger.log.last:
-                self.joining = Joining(settings, advertised(settings, bind))
+                self.joining = Joining(settings, advertised(settings, bind), joining_credentials(self.access))
                 self.joining.start()
             if settings.metrics is not None or self.counts:
                 from forge_consensus.service.node_metrics import (
@@ -125,6 +137,26 @@ class Node:
         except BaseException:
             self.close()
             raise
+
+    def watch_access(self) -> None:
+        """Begin to follow the access file, if the node has one."""
+        base, access, file = self.base, self.access, self.settings.security.access_file
+        if base is None or access is None or not file:
+            return
+        engine = base.engine
+
+        def take(told: tuple[AccessList | None, ConsensusEvent]) -> None:
+            if told[0] is not None:
+                access.take_file(told[0])
+            engine.untold += (told[1],)
+
+        self.access_watch = AccessWatch(file, lambda listed, event: base.post(take, (listed, event)))
+        self.access_watch.start()
+
+    def look_at_access(self) -> None:
+        """Have the access file looked at now, because the configuration is read again."""
+        if self.access_watch is not None:
+            self.access_watch.rouse()
 
     def check_ports(self, bind: str) -> None:
         """Check that this node can listen where it will, before a new folder is founded for good.
@@ -199,7 +231,7 @@ class Node:
         assert self.tables is not None, "the tables were opened"
         if get_meta(self.tables, IDENTITY) is not None:
             return None, ""
-        found = founded_with(self.settings)
+        found = founded_with(self.settings, joining_credentials(self.access))
         self.cluster_id = found.cluster
         return Configuration.decode(found.initial), found.skipped
 
@@ -242,6 +274,7 @@ class Node:
             taken.set()
 
         base.post(take, change)
+        self.look_at_access()
         end = time.monotonic() + timeout
         while not taken.wait(LOOK_SECONDS):
             if not base.closed and time.monotonic() < end:
@@ -276,6 +309,8 @@ class Node:
         """Close everything that is open, in whatever state the node is."""
         if self.joining is not None:
             self.joining.stop()
+        if self.access_watch is not None:
+            self.access_watch.stop()
         if self.metrics is not None:
             self.metrics.close()
         if self.base is not None:

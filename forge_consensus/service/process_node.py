@@ -18,6 +18,7 @@ from forge_consensus.actors.runtime.actor import ReloadConfiguration
 from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.errors import (
     ConsensusError,
     ConsensusTimeoutError,
@@ -32,10 +33,12 @@ from forge_consensus.process.interpreter import python
 from forge_consensus.process.log import OUTLET, Line
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
+from forge_consensus.security.curve import KeyPair, read_key_file
 from forge_consensus.service.answer import Answer
 from forge_consensus.service.child import blueprint_of, change_row
 from forge_consensus.service.child_events import ChildEvents
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node_security import own_keys
 from forge_consensus.service.thread_node import LeaderReport, OnEnd
 
 FRESH_SECONDS = 0.05
@@ -62,6 +65,7 @@ class ProcessNode:
         self.on_end = on_end
         self.blueprint = blueprint_of(settings, choice.path())
         self.node_id = settings.node_id
+        self.security = settings.security
         self.process: subprocess.Popen[bytes] | None = None
         self.gone = Latch()
         """Set when the process is gone. Only the reader's thread waits for the process itself, because that takes a
@@ -234,7 +238,7 @@ class ProcessNode:
         """Take one line; see `forge_consensus.service.child`."""
         if "open" in row:
             self.address = reachable(row["open"])
-            self.feed = ChildEvents(reachable(row["events"]), self.bus)
+            self.feed = ChildEvents(reachable(row["events"]), self.bus, *event_keys(self.security))
         elif "running" in row:
             self.running = True
             self.settled.set()
@@ -287,6 +291,14 @@ class ProcessNode:
     def port(self) -> None:
         """Return None, because the node is in another process."""
         return
+
+
+def event_keys(security: SecuritySettings) -> tuple[KeyPair | None, str]:
+    """Return with which keys this process listens to the node's events, and the public key of the node."""
+    keys = own_keys(security)
+    if keys is None or not security.client_key_file:
+        return None, ""
+    return read_key_file(security.client_key_file), keys.public
 
 
 def reachable(address: str) -> str:

@@ -122,7 +122,7 @@ def test_an_address_in_use_is_69_and_a_folder_in_use_or_of_another_78(nodes: Nod
 
 def test_events_are_published_at_the_port_that_a_firewall_lets_pass(nodes: Nodes, tmp_path: Path) -> None:
     port = free_ports(1)[0]
-    given = ("--listen", "127.0.0.1:0", "--events-listen", f"0.0.0.0:{port}")
+    given = ("--listen", "127.0.0.1:0", "--events-listen", f"0.0.0.0:{port}", "--insecure")
     _, address = nodes.serve(tmp_path / "n1", *given)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     watch = [sys.executable, "-m", "forge_consensus", "events", "watch", "--follow", "--kind", "log.committed"]

@@ -31,6 +31,7 @@ from forge_consensus import (
     TransportUnavailableError,
 )
 from forge_consensus.client.calls import ReadDetail
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.events.types import LeaderElected, NodeStarted, NodeStopped
 from forge_consensus.service.process_node import FRESH_SECONDS, ProcessNode, reachable
 from tests.worlds.service_machines import Notebook, Titled
@@ -268,7 +269,7 @@ def test_an_address_of_every_interface_is_reached_by_the_loopback() -> None:
 
 
 def test_a_process_may_listen_on_every_interface(services: Services) -> None:
-    service = services.lead(mode="process", bind="0.0.0.0:0")
+    service = services.lead(mode="process", bind="0.0.0.0:0", security=SecuritySettings(insecure=True))
     service.put("k", 1)
     assert service.address.startswith("127.0.0.1:")
     assert ANY.startswith("127.0.0.1")

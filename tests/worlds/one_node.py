@@ -134,7 +134,7 @@ class OneNode:
 
     # --- what a test does --------------------------------------------------------------------------------------------
 
-    def turn(self, *frames: tuple[Any, Any], notices: list[Any] | None = None) -> None:
+    def turn(self, *frames: tuple[Any, ...], notices: list[Any] | None = None) -> None:
         """Take one turn with these frames, and further ones while postponed messages are left."""
         self.engine.turn(list(frames), notices or [])
         while self.engine.mailbox.later:

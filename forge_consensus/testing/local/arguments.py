@@ -78,6 +78,16 @@ def check_settings(proxy: object, seed: object, folder: object, settings: Mappin
     check_flag("lease_reads", settings["lease_reads"])
 
 
+def check_secure(secure: object, proxy: object) -> None:
+    """Raise `InvalidConfigError` unless `secure` is a flag, and for a secure cluster with a proxy."""
+    check_flag("secure", secure)
+    if secure and proxy:
+        raise InvalidConfigError(
+            "secure and proxy are both given: a proxy knows by what nodes send who they are, and here that is "
+            "encrypted; leave one out"
+        )
+
+
 def check_launching(launching: Mapping[str, object], mode: str = "process") -> None:
     """Raise `InvalidConfigError` for malformed start arguments of a process, and for any with threads."""
     if mode == "thread" and any(launching.values()):

@@ -13,6 +13,7 @@ from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusTimeoutError, InvalidConfigError, NotStartedError
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.testing.local.access import LocalAccess
 from forge_consensus.testing.local.arguments import check_flag, check_launching, check_seconds, check_sides
 from forge_consensus.testing.local.cluster_status import ClusterStatus, ask_all
 from forge_consensus.testing.local.lifecycle import ClusterLifecycle, change
@@ -69,6 +70,7 @@ class LocalCluster(ClusterLifecycle):
         before: a command, with its arguments, that starts each process; processes only.
         program: the program that runs instead of ``python -m forge_consensus node``, with the same arguments;
             processes only.
+        secure: whether all connections are encrypted, and only those are let in whom `access` knows.
 
     """
 
@@ -182,6 +184,7 @@ class LocalCluster(ClusterLifecycle):
             bind=bind,
             peers={node_id: bind, **self.addresses} if peers is None else peers,
             storage_path=self.folder / node_id if storage_path is None else storage_path,
+            security=self.security_of(node_id),
             **changed,
         )
         node = NodeProcess(settings, MachineChoice(self.state_machine).path(), self.folder, self.guard)
@@ -196,6 +199,14 @@ class LocalCluster(ClusterLifecycle):
     def log_text(self, name: str) -> str:
         """The log of a node, over all its runs."""
         return self.nodes[self.name_of(name)].log_text()
+
+    @property
+    def access(self) -> LocalAccess:
+        """Who is known to the nodes, to change it. Raises `InvalidConfigError` for a cluster that is not secure."""
+        self.demand_started()
+        if self.local_access is None:
+            raise InvalidConfigError("nobody asks here who somebody is: use LocalCluster(secure=True)")
+        return self.local_access
 
     # --- the network -------------------------------------------------------------------------------------------------
 
@@ -251,7 +262,8 @@ class LocalCluster(ClusterLifecycle):
 
     def client(self, **options: Any) -> Client:
         """A client of all nodes, closed with the cluster; `options` are those of `Client`."""
-        client = Client(self.endpoints, **{"cluster_id": self.cluster_id, **options})
+        usual = {"cluster_id": self.cluster_id, "credentials": self.credentials()}
+        client = Client(self.endpoints, **{**usual, **options})
         self.clients.append(client)
         return client
 
@@ -274,7 +286,8 @@ class LocalCluster(ClusterLifecycle):
         Raises `ConsensusError` if it does not answer within `timeout` seconds.
         """
         address = self.real_addresses[self.name_of(name)]
-        with Client([address], timeout, cluster_id=self.settings["cluster_id"], follow=False) as client:
+        options: dict[str, Any] = {"cluster_id": self.settings["cluster_id"], "credentials": self.credentials()}
+        with Client([address], timeout, follow=False, **options) as client:
             return stale_contents(client, prefix)
 
     def leader(self) -> str | None:

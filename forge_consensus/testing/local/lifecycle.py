@@ -14,10 +14,14 @@ from typing import Any, Literal, Self
 from forge_consensus.client.sync import Client
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import AlreadyStartedError, InvalidConfigError, NodeNotFoundError, NotStartedError
+from forge_consensus.security.access import AccessList
+from forge_consensus.security.credentials import Credentials
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.testing.local.arguments import check_choices, check_launching, check_settings
+from forge_consensus.testing.local.access import ADMIN, LocalAccess
+from forge_consensus.testing.local.arguments import check_choices, check_launching, check_secure, check_settings
 from forge_consensus.testing.local.guard import Guard
 from forge_consensus.testing.local.node_process import LOG_TAIL, NodeProcess
 from forge_consensus.testing.local.node_thread import NodeThread
@@ -27,6 +31,9 @@ from forge_consensus.testing.local.proxy import Proxy
 
 class ClusterLifecycle:
     """The part of `LocalCluster` that starts and stops it."""
+
+    asked_with: AccessList | None = None
+    """The list of access when `asker` was made."""
 
     def __init__(
         self,
@@ -46,6 +53,7 @@ class ClusterLifecycle:
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
         program: Sequence[str] = (),
+        secure: bool = False,
     ) -> None:
         """Make the cluster; `start`, or entering the ``with``, starts it. `LocalCluster` explains the arguments."""
         check_choices(nodes, mode, transport, state_machine)
@@ -53,7 +61,8 @@ class ClusterLifecycle:
         check_settings(proxy, seed, folder, given)
         self.mode, self.transport = mode, transport
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
-        self.with_proxy, self.seed = proxy, seed
+        check_secure(secure, proxy)
+        self.with_proxy, self.seed, self.secure = proxy, seed, secure
         self.given_folder = None if folder is None else Path(folder)
         self.state_machine = state_machine
         self.cluster_id = cluster_id
@@ -63,12 +72,8 @@ class ClusterLifecycle:
             "storage": storage or StorageSettings(),
             "lease_reads": lease_reads,
         }
-        self.launching: dict[str, Any] = {
-            "extra_args": extra_args,
-            "environment": {} if environment is None else environment,
-            "before": before,
-            "program": program,
-        }
+        self.launching: dict[str, Any] = {"extra_args": extra_args, "before": before, "program": program}
+        self.launching["environment"] = {} if environment is None else environment
         check_launching(self.launching, mode)
         self.nodes: dict[str, NodeProcess | NodeThread] = {}
         self.extra_nodes: list[NodeProcess] = []
@@ -84,6 +89,7 @@ class ClusterLifecycle:
         """How often each node got an empty folder in place of its own."""
         self.clients: list[Client] = []
         self.asker: Client | None = None
+        self.local_access: LocalAccess | None = None
         self.guard: Guard | None = None
         self.ports: list[HeldPorts] = []
         self.running_proxy: Proxy | None = None
@@ -102,6 +108,8 @@ class ClusterLifecycle:
             self.guard = Guard()
             self.temporary = Path(tempfile.mkdtemp(prefix="forge-cluster-"))
             self.guard.folder(self.temporary)
+            if self.secure:
+                self.local_access = LocalAccess(self.temporary, self.names)
             self.place()
             self.first_addresses = dict(self.addresses)
             for name in self.names:
@@ -112,7 +120,7 @@ class ClusterLifecycle:
             for node in self.nodes.values():
                 node.launch()
             self.wait_serving(*self.names)
-            self.asker = Client(list(self.real_addresses.values()), cluster_id=self.cluster_id, follow=False)
+            self.asker = self.made_asker()
         except BaseException:
             self.stop()
             raise
@@ -131,6 +139,8 @@ class ClusterLifecycle:
         self.demand_started()
         members = ",".join(address for node, address in self.addresses.items() if node != name)
         self.joining[name] = {"join": members, "join_as": join_as}
+        if self.local_access is not None:
+            self.local_access.add_member(name)
         if known is None:
             self.place_at(name)
             self.names.append(name)
@@ -183,6 +193,21 @@ class ClusterLifecycle:
         if self.running_proxy is not None:
             self.running_proxy.add(name, self.addresses[name], self.real_addresses[name])
 
+    def made_asker(self) -> Client:
+        """Make the client that asks for the nodes' status."""
+        if self.local_access is not None:
+            self.asked_with = self.local_access.listed
+        addresses, shows = list(self.real_addresses.values()), self.credentials()
+        return Client(addresses, cluster_id=self.cluster_id, follow=False, credentials=shows)
+
+    def credentials(self, client: str = ADMIN) -> Credentials | None:
+        """What a client of that name shows the nodes; None if the cluster is not secure."""
+        return None if self.local_access is None else self.local_access.credentials(client)
+
+    def security_of(self, node: str) -> SecuritySettings:
+        """The settings of security of a node."""
+        return SecuritySettings() if self.local_access is None else self.local_access.settings(node)
+
     def wait_serving(self, *names: str) -> None:
         """Wait until these nodes serve and can be reached. Raises the error of a node that does not."""
         for name in names:
@@ -205,6 +230,9 @@ class ClusterLifecycle:
             raise NotStartedError(
                 "the cluster was not started, or has ended: use it in a with statement, or call start() first"
             )
+        if self.local_access is not None and self.local_access.listed is not self.asked_with:
+            self.asker.close()  # it does not know the nodes' new keys
+            self.asker = self.made_asker()
         return self.asker
 
     def place(self) -> None:
@@ -249,6 +277,7 @@ class ClusterLifecycle:
             advertise=None if address == known_as else address,
             peers=self.first_addresses if joins is None else {},
             storage_path=self.folder / name,
+            security=self.security_of(name),
             **self.settings,
             **(joins or {}),
         )
@@ -275,7 +304,7 @@ class ClusterLifecycle:
             except BaseException as error:  # the rest must be ended too
                 errors.append(error)
         self.clients, self.asker, self.nodes, self.extra_nodes, self.ports = [], None, {}, [], []
-        self.running_proxy, self.guard, self.temporary = None, None, None
+        self.running_proxy, self.guard, self.temporary, self.local_access = None, None, None, None
         if errors:
             raise errors[0]
 

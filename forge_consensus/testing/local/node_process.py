@@ -252,7 +252,7 @@ def arguments(settings: NodeSettings, machine: str = "") -> list[str]:
         found += ["--events-listen", settings.events_bind]
     if machine:
         found += ["--machine", machine]
-    for section in (settings.raft, settings.storage):
+    for section in (settings.security, settings.raft, settings.storage):
         for name, text in texts_of(section).items():
             found += ["--set", f"{name}={text}"]
     return found

@@ -44,6 +44,7 @@ class NodeThread:
             lease_reads=settings.lease_reads,
             raft=settings.raft,
             storage=settings.storage,
+            security=settings.security,
         )
         self.listen()
         self.sink = logger.add(self.write, filter=self.is_ours, format="{time:HH:mm:ss.SSS} {level} {message}")

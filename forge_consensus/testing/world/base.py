@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Protocol, cast
 
@@ -114,7 +114,7 @@ class WatchedEngine(Engine):
 
     base: SimulatedBase
 
-    def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
+    def act(self, frames: Sequence[tuple[Any, ...]], notices: list[Any]) -> int:
         """Run the mailbox; then raise, if an error is ordered for a turn that did what this one did."""
         messages = super().act(frames, notices)
         base = self.base

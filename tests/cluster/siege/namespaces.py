@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.errors import OperationFailedError
 from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.node_process import NodeProcess
@@ -131,6 +132,10 @@ class SpacedCluster(LocalCluster):
     def __init__(self, switch: Switch, **options: Any) -> None:
         super().__init__(len(switch.places), **options)
         self.switch = switch
+
+    def security_of(self, node: str) -> SecuritySettings:
+        """The settings of security of a node: its own network has nobody else."""
+        return super().security_of(node) if self.secure else SecuritySettings(insecure=True)
 
     def place(self) -> None:
         """Choose the address of each node in its own namespace."""
