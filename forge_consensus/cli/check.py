@@ -54,10 +54,10 @@ def quorum_critical(ctx: click.Context, endpoints: list[str], timeout: float, ou
     one. A voter that does not answer, that the leader does not hear or that takes no entries helps nobody.
     """
     from forge_consensus.checks.quorum import critical_voters
-    from forge_consensus.client.sync import Client
+    from forge_consensus.cli.connecting import client_of
     from forge_consensus.service.cluster_report import cluster_report
 
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         report = cluster_report(client, endpoints, timeout)
     tell(ctx, critical_voters(report, node), [], output)
 

@@ -9,9 +9,9 @@ from typing import Final
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options, output_option
-from forge_consensus.client.sync import Client
 from forge_consensus.config.changes import ReloadReport
 from forge_consensus.config.example import example_text
 from forge_consensus.config.loading import ConfigSource, LoadedConfig, settings_of
@@ -115,7 +115,7 @@ def reload(ctx: click.Context, endpoints: list[str], timeout: float, output: str
     faults changes nothing; then all faults are told, and the exit code is 78. The same as SIGHUP.
     """
     reports, failed = [], 0
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         for endpoint in endpoints:
             try:
                 reports.append(ReloadReport.from_dict(client.reload_config(endpoint, dry_run=dry_run)))

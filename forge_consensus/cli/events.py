@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from forge_consensus.cli.by_time import HOLD_SECONDS, by_time
+from forge_consensus.cli.connecting import given_credentials
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import endpoints_option, output_option, timeout_option
 from forge_consensus.errors import InvalidConfigError
@@ -64,6 +65,7 @@ def watch(
             scope="node" if node_only else "cluster",
             follow=follow,
             connect_seconds=timeout,
+            credentials=given_credentials(),
             on_silence=lambda error: click.echo(f"{error}; still trying", err=True),
         )
     except InvalidConfigError as error:

@@ -14,6 +14,8 @@ from typing import Final
 import click
 
 from forge_consensus.cli.main import PROGRAM
+from forge_consensus.cli.secure_set import next_steps as steps_of_secure_set
+from forge_consensus.cli.secure_set import write_secure_set
 from forge_consensus.config.address import IPC, is_wildcard, parse_endpoint, takes_free_port
 from forge_consensus.config.checks import CHECKS
 from forge_consensus.config.example import example_text
@@ -59,12 +61,25 @@ Texts = dict[str, str]
 @click.option("--data", "storage_path", help="The folder of the node's data. [default: data/ID]")
 @click.option("--yes", is_flag=True, help="Do not ask: take the defaults for what is not given.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def init(file: str, yes: bool, force: bool, **options: str | None) -> None:
+@click.option(
+    "--secure", is_flag=True, help="Write keys and configurations for a whole cluster; with --nodes and --out."
+)
+@click.option("--nodes", metavar="ID=HOST:PORT,...", help="With --secure: all members, and where each listens.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="With --secure: the folder of the files.")
+def init(
+    file: str, yes: bool, force: bool, secure: bool, nodes: str | None, out: Path | None, **options: str | None
+) -> None:
     """Ask what a node needs, and write its configuration to FILE.
 
     The file has a comment for every setting, and forge-consensus node -c FILE starts the node. What an option gives is
     not asked. A FILE of - is stdout. A file that is there is kept, unless --force is given; wrong values end with 78.
+
+    With --secure nothing is asked: --out gets a configuration and a key for each of --nodes, and for two clients:
+    admin.yaml may do everything, reader.yaml may read; commands take them by --config. What is there is not replaced.
     """
+    if secure or nodes is not None or out is not None:
+        secure_cluster(secure=secure, nodes=nodes, out=out, cluster=options["cluster_id"] or CLUSTER_ID)
+        return
     if file != STDOUT and not force:
         refuse_existing(Path(file))
     given = {name: text.strip() for name, text in options.items() if text is not None}
@@ -79,6 +94,18 @@ def init(file: str, yes: bool, force: bool, **options: str | None) -> None:
         write(Path(file), text, force=force)
     steps = next_steps(file, texts, config)
     click.echo("\n".join(steps if file == STDOUT else [f"wrote {file}", *steps]), err=file == STDOUT)
+
+
+def secure_cluster(*, secure: bool, nodes: str | None, out: Path | None, cluster: str) -> None:
+    """Write the files of a secure cluster, and say what to do with them. Raises click's `UsageError` without all."""
+    if not secure or not nodes or out is None:
+        raise click.UsageError("--secure, --nodes ID=HOST:PORT,... and --out DIR belong together: give all three")
+    members = parse(ROWS["peers"], nodes)
+    ROWS["peers"].check(members)
+    for node, address in members.items():
+        settings_of(resolve([Layer([Given("node_id", node, "--nodes"), Given("bind", address, "--nodes")])]))
+    paths = write_secure_set(members, cluster, out)
+    click.echo("\n".join([f"wrote {len(paths)} files to {out}", *steps_of_secure_set(members, out)]))
 
 
 # --- the values ------------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, ClassVar, cast
 import click
 import msgpack
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import Duration, Function, client_options, read_options
 from forge_consensus.client.key_commands import SCAN_LIMIT, TTL_SECONDS_MAX, TTL_SECONDS_MIN, entries_query
 from forge_consensus.client.key_records import ID_MAX, KeyEntry
-from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError
 from forge_consensus.output import cell, json_text, kind_text, load_json, printable, table
 from forge_consensus.storage.machines.machine import Command
@@ -156,7 +156,7 @@ def put(
 ) -> None:
     """Set KEY to VALUE; a VALUE of - is read from stdin."""
     content = value_of(value, kind)
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         client.put(key, content, **living)
     say(output, "ok", {"key": key, "ok": True})
 
@@ -175,7 +175,7 @@ def append(
     Keys made with one PREFIX sort in the order in which they were made.
     """
     content = value_of(value, kind)
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         key = client.append(prefix, content, **living)
     say(output, key, {"key": key})
 
@@ -200,7 +200,7 @@ def get(
     """Write the value of KEY; exit code 1 if it has none."""
     if raw and meta:
         raise click.UsageError("say --raw or --meta, and not both")
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         found = client.read_detail({"entry": key} if meta else key, **reading)
     entry = KeyEntry.of_row(found.value) if meta and found.value is not None else None
     value = found.value if entry is None else entry.value
@@ -223,7 +223,7 @@ def get(
 @click.pass_context
 def delete(ctx: click.Context, key: str, prefix: bool, endpoints: list[str], timeout: float, output: str) -> None:
     """Remove KEY; exit code 1 if it was not there."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         count = client.delete_prefix(key) if prefix else int(client.delete(key))
     if output == "json":
         say(output, "", {"prefix": key, "deleted": count} if prefix else {"key": key, "deleted": bool(count)})
@@ -263,7 +263,7 @@ def cas(
         raise click.UsageError("only --value can be read from stdin")
     wanted = None if expected is None else value_of(expected, kind)
     content = value_of(value, kind)
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         swapped = client.cas(key, expected=wanted, value=content)
         found = None if swapped else client.get(key)
     if output == "json":
@@ -285,7 +285,7 @@ def incr(key: str, by: int, endpoints: list[str], timeout: float, output: str) -
 
     A number is set with: put KEY 5 --as json
     """
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         total = client.incr(key, by)
     say(output, str(total), {"key": key, "value": total})
 
@@ -335,7 +335,7 @@ def scan(
     output: str,
 ) -> None:
     """List the keys that begin with PREFIX and their values, in order."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         rows = client.read(entries_query(prefix, limit, after, start, end, reverse), **reading)
     entries = [KeyEntry.of_row(row) for row in rows]
     if output == "json":
@@ -372,7 +372,7 @@ def batch(file: BinaryIO, endpoints: list[str], timeout: float, output: str) -> 
     commands = [command_of(line, number) for number, line in enumerate(file, 1) if line.strip()]
     if not commands:
         raise click.UsageError("the input holds no command: write one a line, as the help shows")
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         results = client.batch(commands)
     if output == "json":
         click.echo(json_text({"results": results}))

@@ -6,8 +6,8 @@ from typing import Any, BinaryIO
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.options import client_options
-from forge_consensus.client.sync import Client
 from forge_consensus.output import json_text, load_json
 from forge_consensus.storage.machines.machine import Command
 
@@ -36,7 +36,7 @@ def transaction(ctx: click.Context, file: BinaryIO, endpoints: list[str], timeou
         command.encode()
     except ValueError as error:
         raise click.UsageError(f"the transaction cannot be sent: {error}") from None
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         outcome = client.apply(command)
     if output == "json":
         click.echo(json_text(outcome))

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.kv import Key, described, hint
 from forge_consensus.cli.options import TIMEOUT_SECONDS, Duration, endpoints_option, output_option
 from forge_consensus.client.key_records import KeyChange
 from forge_consensus.client.routes import INDEX_MAX
-from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusTimeoutError
 from forge_consensus.output import cell, json_text, kind_text
 
@@ -55,7 +55,7 @@ def watch(
     if (key is None) == (prefix is None):
         raise click.UsageError("say what to watch: KEY or --prefix PREFIX, and not both")
     with (
-        Client(endpoints, TIMEOUT_SECONDS) as client,
+        client_of(endpoints, TIMEOUT_SECONDS) as client,
         client.watch(key, prefix=prefix, since=since, timeout=timeout) as watched,
     ):
         if since is None:

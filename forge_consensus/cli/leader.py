@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
 from forge_consensus.cli.progress import ProgressLine
-from forge_consensus.client.sync import Client
 from forge_consensus.output import json_text
 
 
@@ -28,14 +28,14 @@ def tell(output: str, **facts: object) -> None:
 @client_options
 def show(endpoints: list[str], timeout: float, output: str) -> None:
     """Show which node leads, in which term."""
-    with Client(endpoints, timeout=timeout) as client:
+    with client_of(endpoints, timeout=timeout) as client:
         located = client.locate()
     tell(output, leader=located.leader, address=located.address, term=located.term)
 
 
 def hand_over(target: str, endpoints: list[str], timeout: float, output: str, *, no_wait: bool) -> None:
     """Hand the leadership over, and say who leads then."""
-    with Client(endpoints, timeout=timeout) as client:
+    with client_of(endpoints, timeout=timeout) as client:
         with ProgressLine(client) as line:
             line.write(f"handing over to {target or 'the best voter'}, which gets the rest of the log")
             client.transfer_leadership(target, wait=not no_wait)

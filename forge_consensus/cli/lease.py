@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.kv import LEASE_ID, TTL, say
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
 from forge_consensus.client.key_records import LeaseInfo
 from forge_consensus.client.lease_keeper import running_clock
 from forge_consensus.client.leases import Lease
-from forge_consensus.client.sync import Client
 from forge_consensus.output import cell, json_text, table
 from forge_consensus.storage.machines.machine import Command
 
@@ -32,7 +32,7 @@ def lease() -> None:
 @client_options
 def grant(ttl: float, endpoints: list[str], timeout: float, output: str) -> None:
     """Grant a lease that lives for TTL, such as 30s, and write its id."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         granted = client.lease(ttl)
     say(output, str(granted.id), {"lease": granted.id, "ttl": granted.ttl})
 
@@ -46,7 +46,7 @@ def keep_alive(
     ctx: click.Context, lease_id: int, once: bool, endpoints: list[str], timeout: float, output: str
 ) -> None:
     """Keep a lease alive until Ctrl-C; it then ends by itself after its time. Exit code 1 if it is lost."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         sent_at = running_clock()
         ttl = client.apply(Command("lease_keep_alive", {"lease": lease_id})) / 1000
         say(output, f"lease {lease_id} lives for {ttl:g} s", {"lease": lease_id, "ttl": ttl})
@@ -64,7 +64,7 @@ def keep_alive(
 @client_options
 def revoke(lease_id: int, endpoints: list[str], timeout: float, output: str) -> None:
     """End a lease now, and delete its keys."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         gone = client.apply(Command("lease_revoke", {"lease": lease_id}))
     keys = "1 key" if gone == 1 else f"{gone:,} keys"
     say(output, f"revoked, {keys} deleted", {"lease": lease_id, "deleted": gone})
@@ -76,7 +76,7 @@ def revoke(lease_id: int, endpoints: list[str], timeout: float, output: str) -> 
 @client_options
 def list_leases(after: int, limit: int, endpoints: list[str], timeout: float, output: str) -> None:
     """List the leases in the order in which they were granted."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         found = client.leases(after, limit)
     if output == "json":
         click.echo(json_text({"count": len(found), "leases": [row_of(each) for each in found]}))
@@ -94,7 +94,7 @@ def list_leases(after: int, limit: int, endpoints: list[str], timeout: float, ou
 @click.pass_context
 def show(ctx: click.Context, lease_id: int, endpoints: list[str], timeout: float, output: str) -> None:
     """Show a lease and its keys; exit code 1 if there is none of that ID."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         found = client.lease_info(lease_id)
     if found is None:
         if output == "json":

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from forge_consensus.cli.child import Child, Interrupted, Signals
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.options import TIMEOUT_SECONDS, Duration, endpoints_option
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, LeaseLostError
@@ -91,7 +92,7 @@ def lock(
         ctx.exit(code)
     signals = Signals()
     try:
-        with signals, Client(endpoints, TIMEOUT_SECONDS) as client:
+        with signals, client_of(endpoints, TIMEOUT_SECONDS) as client:
             lost = Latch()
             taken = Taking(client, name, ttl, limit, value, timeout, lost)
             with taken.held() as held:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 PROGRAM = "forge-consensus"
 CONTEXT_VARIABLE = "FORGE_CONSENSUS_CONTEXT"
 ENDPOINTS_VARIABLE = "FORGE_CONSENSUS_ENDPOINTS"
+CONFIG_VARIABLE = "FORGE_CONSENSUS_CONFIG"
 PRECEDENCE = (
-    f"the first of these that is given wins: --endpoints, --context, {ENDPOINTS_VARIABLE}, {CONTEXT_VARIABLE}, the "
-    "current context"
+    f"the first of these that is given wins: --endpoints, --context, --config or {CONFIG_VARIABLE}, "
+    f"{ENDPOINTS_VARIABLE}, {CONTEXT_VARIABLE}, the current context"
 )
 """Which cluster commands ask; helps and errors say it."""
 UNREAD_SECONDS_MAX = 3.0

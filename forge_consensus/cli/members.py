@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from forge_consensus.actors.messages import MembersPlanned
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import TIMEOUT_SECONDS, client_options, endpoints_option, output_option
 from forge_consensus.cli.progress import ProgressLine
@@ -101,7 +102,7 @@ def show_plan(plan: MembersPlan, *, dry_run: bool) -> None:
 @client_options
 def list_members(endpoints: list[str], timeout: float, output: str) -> None:
     """List the members with their part and address, as the leader knows them."""
-    with Client(endpoints, timeout=timeout) as client:
+    with client_of(endpoints, timeout=timeout) as client:
         found = client.members()
     if output == "json":
         click.echo(json_text(asdict(found)))
@@ -139,7 +140,7 @@ def change(
 ) -> None:
     """Make a change, wait for it, and say what it did."""
     patience = CHANGE_SECONDS if timeout is None else None
-    with Client(endpoints, timeout=timeout or TIMEOUT_SECONDS) as client, ProgressLine(client) as line:
+    with client_of(endpoints, timeout=timeout or TIMEOUT_SECONDS) as client, ProgressLine(client) as line:
         plan = client.carry_out(
             client.change_steps(
                 changes,
@@ -237,7 +238,7 @@ def replace(old: str, new: tuple[str, str], **options: Any) -> None:
     until the new node is a learner that has caught up, because the change of both is refused before that.
     """
     second = [Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)]
-    with Client(options["endpoints"], timeout=options["timeout"] or TIMEOUT_SECONDS) as client:
+    with client_of(options["endpoints"], timeout=options["timeout"] or TIMEOUT_SECONDS) as client:
         present = client.members().members
         learns = any((each.id, each.address, each.part) == (*new, "learner") for each in present)
         first = [] if learns else [Change(Action.ADD_LEARNER, *new)]

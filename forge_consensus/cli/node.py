@@ -196,8 +196,11 @@ def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
         if name not in values and not (files and name == "storage_path"):
             raise click.UsageError(f"Missing option '{option}', or {name} in a file that --config names.")
 
+    has_keys = any(values.get(f"security.{name}") for name in ("curve_key_file", "curve_secret_key"))
+
     def stored(folder: Path) -> str:
-        return stored_cluster(folder) or (cluster_at(values["join"]) if values.get("join") else "")
+        # who has keys has the configuration of a cluster, which names it
+        return stored_cluster(folder) or (cluster_at(values["join"]) if values.get("join") and not has_keys else "")
 
     return settings_of(resolved, stored, source)
 

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from forge_consensus.actors.messages import CONSISTENCIES
+from forge_consensus.cli.connecting import config_option, given_file
 from forge_consensus.cli.contexts import contexts_file, current_endpoints, endpoints_of, known_text
 from forge_consensus.cli.main import CONTEXT_VARIABLE, ENDPOINTS_VARIABLE, PRECEDENCE, PROGRAM
 from forge_consensus.client.endpoints import parse_endpoints
@@ -89,7 +90,11 @@ def endpoints_if_any(ctx: click.Context, param: click.Parameter, value: str | No
         return None
     named = named_context(ctx)
     is_option = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-    if value is not None and (is_option or named is None or named.place == CONTEXT_VARIABLE):
+    by_option = named is not None and named.place != CONTEXT_VARIABLE
+    file = given_file()
+    if file is not None and not is_option and not by_option:
+        return list(file.endpoints)
+    if value is not None and (is_option or not by_option):
         return Endpoints().convert(value, param, ctx)
     if named is not None:
         return list(endpoints_of(contexts_file(os.environ), *named))
@@ -102,15 +107,16 @@ def endpoints_or_error(ctx: click.Context, param: click.Parameter, value: str | 
     if found is None and not ctx.resilient_parsing:
         raise InvalidConfigError(
             "no endpoints: say where the nodes listen with --endpoints 127.0.0.1:7001,... or "
-            f"{ENDPOINTS_VARIABLE}, or name a context with --context, {CONTEXT_VARIABLE} or {PROGRAM} context use; "
+            f"{ENDPOINTS_VARIABLE}, or in a file with --config, or name a context with --context, {CONTEXT_VARIABLE} "
+            f"or {PROGRAM} context use; "
             f"{PRECEDENCE}. {known_text(os.environ)}"
         )
     return found
 
 
 def endpoints_option(function: Function) -> Function:
-    """Give a command the option ``--endpoints``; it cannot run without."""
-    return click.option(
+    """Give a command the options ``--endpoints``, which it needs, and ``--config``, which may give them."""
+    with_endpoints = click.option(
         "--endpoints",
         callback=endpoints_or_error,
         metavar="HOST:PORT,...",
@@ -118,6 +124,7 @@ def endpoints_option(function: Function) -> Function:
         show_envvar=True,
         help=f"Where the nodes listen; one node that answers is enough; {PRECEDENCE}.",
     )(function)
+    return config_option(with_endpoints)
 
 
 def optional_endpoints_option(function: Function) -> Function:

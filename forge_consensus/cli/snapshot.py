@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options, endpoints_option, output_option
 from forge_consensus.cli.progress import ProgressLine
 from forge_consensus.client.backup import SAVE_SECONDS, SnapshotTaken
-from forge_consensus.client.sync import Client
 from forge_consensus.config.address import bind_address, takes_free_port
 from forge_consensus.config.node import NodeSettings, checked_peers, is_node_id, no_peer
 from forge_consensus.config.rows import parse
@@ -63,7 +63,7 @@ def save(
 
     Everything that the leader had committed when the command began is in it.
     """
-    with Client(endpoints) as client, ProgressLine(client) as line:
+    with client_of(endpoints) as client, ProgressLine(client) as line:
         line.write("waiting for a node's snapshot")
         backup, endpoint = client.backup(timeout), client.endpoint_name(source)
         report = client.carry_out(backup.save(file, endpoint, stale=stale, force=force, progress=line.arrived))
@@ -79,11 +79,18 @@ def save(
 @snapshot.command()
 @from_option
 @endpoints_option
+@click.option("--no-wait", is_flag=True, help="Return when the node has begun.")
 @patient_option
 @output_option
-def take(source: str | None, endpoints: list[str], timeout: float, output: str) -> None:
+def take(source: str | None, endpoints: list[str], no_wait: bool, timeout: float, output: str) -> None:
     """Have a node take a snapshot now, and cut its log behind it."""
-    with Client(endpoints) as client:
+    with client_of(endpoints) as client:
+        if no_wait:
+            node, index = client.carry_out(client.backup(timeout).begin(client.endpoint_name(source)))
+            told = {"node": node, "min_index": index, "waited": False}
+            text = f"{node} takes a snapshot as of entry {index} or later: snapshot list shows it when it is durable"
+            click.echo(json_text(told) if output == "json" else text)
+            return
         taken = client.snapshot(source, timeout)
     if output == "json":
         click.echo(json_text(asdict(taken)))
@@ -98,7 +105,7 @@ def list_snapshots(endpoints: list[str], timeout: float, output: str) -> None:
     """List the snapshot files of all members that answer, the newest first."""
     silent: list[str] = []
     rows: list[SnapshotTaken] = []
-    with Client(endpoints, timeout=timeout) as client:
+    with client_of(endpoints, timeout=timeout) as client:
         for member in client.members().members:
             try:
                 rows += client.snapshots(member.address)

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.options import client_options
-from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError
 from forge_consensus.events.text import seconds_text
 from forge_consensus.finite_range import FiniteRange
@@ -152,7 +152,7 @@ def status(ctx: click.Context, endpoints: list[str], timeout: float, output: str
     the leader heard it. A narrow terminal shows fewer columns; json has all of them. Exit code 0 if the cluster serves,
     1 if it does not (no leader or no quorum), 69 if no node answers.
     """
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         while watch:
             try:
                 show(cluster_report(client, endpoints, timeout), output, clear=True)

@@ -14,11 +14,11 @@ import click
 from rich.console import Console, Group
 from rich.text import Text
 
+from forge_consensus.cli.connecting import client_of, given_credentials
 from forge_consensus.cli.live_screen import LiveScreen
 from forge_consensus.cli.options import client_options
 from forge_consensus.cli.refresher import KINDS, Refresher, json_line
 from forge_consensus.cli.top_screen import BLOCKS, BLOCKS_ASCII, LATE_SECONDS, Frame, screen
-from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError
 from forge_consensus.feed.event_feed import EventFeed
 from forge_consensus.finite_range import FiniteRange
@@ -140,7 +140,7 @@ def top(
     """
     following = events_of(endpoints, timeout, output, no_events=no_events)
     try:
-        with Client(endpoints, timeout) as client, following as feed:
+        with client_of(endpoints, timeout) as client, following as feed:
             answered = run(Refresher(client, endpoints, timeout, interval, feed), count, output)
     except KeyboardInterrupt:
         return
@@ -155,7 +155,14 @@ def events_of(endpoints: list[str], timeout: float, output: str, *, no_events: b
     with (
         nullcontext()
         if no_events
-        else EventFeed(endpoints, KINDS, since, connect_seconds=timeout, on_silence=lambda error: None)
+        else EventFeed(
+            endpoints,
+            KINDS,
+            since,
+            connect_seconds=timeout,
+            on_silence=lambda error: None,
+            credentials=given_credentials(),
+        )
     ) as feed:
         yield feed
 

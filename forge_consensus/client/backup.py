@@ -22,7 +22,7 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.client.pending import BARRIER, PendingNodeQuery, PendingRead
 from forge_consensus.client.steps import Steps
-from forge_consensus.errors import AlreadyExistsError, OperationFailedError, StorageError
+from forge_consensus.errors import AlreadyExistsError, ConsensusTimeoutError, OperationFailedError, StorageError
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain, fsync_directory
 from forge_consensus.storage.restoring import SnapshotReport, inspect_snapshot
 
@@ -30,6 +30,8 @@ SAVE_SECONDS: Final = 600.0
 """How long making a snapshot and fetching it may take, by default."""
 FIND_SECONDS: Final = 5.0
 """How long it may take to find the leader, and how long a part of a file may be on the way."""
+BEGIN_SECONDS: Final = 0.5
+"""How long is waited for a snapshot that shall only begin, so that a node which cannot take one says so."""
 PART_BYTES: Final = 1 << 20
 Progress = Callable[[int, int], None]
 """Is told how many bytes of a snapshot have arrived, and how many it has."""
@@ -63,6 +65,19 @@ class Backup:
         """Have a node take a snapshot of what it has applied now; an empty endpoint is the leader, or any node."""
         made, _ = yield from self.take(endpoint)
         return SnapshotTaken(made.node, made.index, made.term, made.size)
+
+    def begin(self, endpoint: str) -> Steps[tuple[str, int]]:
+        """Have a node begin a snapshot, and wait for its end no longer than `BEGIN_SECONDS`.
+
+        Returns the node's id and the entry that its state has applied at least. A snapshot that was begun goes on,
+        although nobody waits for it.
+        """
+        status = PendingNodeQuery[dict[str, Any]](GetStatus(), endpoint, self.soon())
+        told = yield status
+        min_index = int(told["last_applied"])
+        with suppress(ConsensusTimeoutError):
+            yield PendingNodeQuery(MakeSnapshot(min_index), endpoint or status.asked, self.deadline(BEGIN_SECONDS))
+        return str(told["node_id"]), min_index
 
     def list(self, endpoint: str) -> Steps[list[SnapshotTaken]]:
         """Return the snapshot files of a node, the newest first."""

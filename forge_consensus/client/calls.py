@@ -8,7 +8,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
 import msgpack
 
@@ -35,9 +36,10 @@ from forge_consensus.client.steps import Steps
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.client_file import read_client_file
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.process.fork import tell_of_forks
-from forge_consensus.security.credentials import Credentials
+from forge_consensus.security.credentials import Credentials, credentials_of
 from forge_consensus.storage.ledger.changes import Change, changes_of
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
@@ -169,6 +171,22 @@ class Calls(PublicSurface):
         weakref.finalize(self, self.driver.let_go).atexit = False
         if self.begins_at_once:
             self.driver.begin()
+
+    @classmethod
+    def from_config(cls, file: str | Path, **others: Any) -> Self:
+        """Return a client as its configuration file has it.
+
+        Args:
+            file: the file, see `forge_consensus.config.client_file`; ``init --secure`` writes such files.
+            others: arguments of the class, which win over what the file says.
+
+        Raises `InvalidConfigError` for a file that cannot be used, with the field, and for key files that others may
+        read.
+
+        """
+        found = read_client_file(file)
+        given = {"timeout": found.timeout, "cluster_id": found.cluster_id, "credentials": credentials_of(found)}
+        return cls(**{"endpoints": list(found.endpoints), **given, **others})
 
     def __repr__(self) -> str:
         """The endpoints, the leader as far as it is known, and whether the client is open."""

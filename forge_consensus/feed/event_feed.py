@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.client.surface import PublicSurface
+from forge_consensus.config.client_file import read_client_file
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.subscription import inside_inline_handler
@@ -17,7 +19,7 @@ from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.feed.cursor import PAGE_ROWS, Gap, Position, Since, Wanted
 from forge_consensus.feed.driver import CONNECT_SECONDS, FeedDriver, OnSilence
 from forge_consensus.feed.inbox import Inbox
-from forge_consensus.security.credentials import Credentials
+from forge_consensus.security.credentials import Credentials, credentials_of
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 
@@ -97,6 +99,22 @@ class EventFeed(PublicSurface):
         # The driver does not know this object, so that a feed that is dropped without `close` takes its thread with it.
         weakref.finalize(self, self.driver.close).atexit = False
         self.driver.begin()
+
+    @classmethod
+    def from_config(cls, file: str | Path, *args: Any, **others: Any) -> Self:
+        """Return a feed of the cluster that a client's configuration file names.
+
+        Args:
+            file: the file, see `forge_consensus.config.client_file`.
+            args: the arguments of the class after `endpoints`.
+            others: further ones, which win over what the file says.
+
+        Raises `InvalidConfigError` for a file that cannot be used, with the field.
+
+        """
+        found = read_client_file(file)
+        given = {"cluster_id": found.cluster_id, "credentials": credentials_of(found)}
+        return cls(list(found.endpoints), *args, **{**given, **others})
 
     def __repr__(self) -> str:
         """The nodes that are followed, the events that wait, and whether the feed is open."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from forge_consensus.config.client_file import ClientFile
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.security.curve import KeyPair, is_key
+from forge_consensus.security.curve import KeyPair, is_key, read_key_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +47,15 @@ class Credentials:
         its own.
         """
         return self.servers.get(address) or self.known
+
+
+def credentials_of(file: ClientFile) -> Credentials | None:
+    """Return the credentials that a client's file gives, None for one without keys, which speaks without encryption.
+
+    Raises `InvalidConfigError` for keys that are none, and for a key file that others may read.
+    """
+    if file.curve_key_file is not None:
+        return Credentials(read_key_file(file.curve_key_file), file.servers)
+    if file.curve_secret_key:
+        return Credentials(KeyPair.of_secret(file.curve_secret_key, "client.curve_secret_key"), file.servers)
+    return None

@@ -100,6 +100,8 @@ def test_snapshots_are_taken_and_listed_and_the_cluster_described(cluster: Local
     rows = json.loads(run_command("snapshot", "list", "--endpoints", endpoints, "-o", "json"))
     assert next(row["index"] for row in rows if row["node"] == follower) == taken.index
     assert "has a snapshot as of entry" in run_command("snapshot", "take", "--endpoints", endpoints)
+    asked = json.loads(run_command("snapshot", "take", "--no-wait", "--endpoints", endpoints, "-o", "json"))
+    assert asked["node"] in cluster.addresses
     info = client.get_cluster_info()
     assert (info.id, info.total_nodes, info.active_nodes, info.has_quorum) == ("demo", 3, 3, True)
     assert info.leader == cluster.wait_for_leader()

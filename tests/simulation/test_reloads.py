@@ -36,7 +36,7 @@ def other_raft(chance: random.Random, raft: RaftSettings) -> RaftSettings:
     suspect = chance.randint(1, 4)
     return replace(
         raft,
-        check_interval=raft.check_interval * chance.choice((0.5, 1.0, 2.0)),
+        check_interval=min(max(raft.check_interval * chance.choice((0.5, 1.0, 2.0)), 0.01), 10.0),
         suspect_checks=suspect,
         fail_checks=suspect + chance.randint(0, 4),
         inflight_frames_max=chance.choice((1, 2, 7, 64)),

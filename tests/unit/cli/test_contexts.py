@@ -56,7 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def client(endpoints: list[str], timeout: float) -> None:
         raise InvalidConfigError(f"asked {','.join(endpoints)}")
 
-    monkeypatch.setattr(kv, "Client", client)
+    monkeypatch.setattr(kv, "client_of", client)
 
 
 def run(file: Path, *arguments: str, **environment: str) -> Result:
@@ -75,23 +75,30 @@ def faults(path: Path) -> list[str]:
 
 # --- who wins --------------------------------------------------------------------------------------------------------
 
-FIVE = ("of-option:1", "of-context:1", "of-variable:1", "of-context-variable:1", "of-current:1")
+SIX = ("of-option:1", "of-context:1", "of-file:1", "of-variable:1", "of-context-variable:1", "of-current:1")
 
 
-@pytest.mark.parametrize("absent", range(6))
+@pytest.mark.parametrize("by_variable", [False, True])
+@pytest.mark.parametrize("absent", range(7))
 @pytest.mark.usefixtures("asked")
-def test_of_five_places_the_first_that_is_given_wins(file: Path, absent: int) -> None:
-    for name, endpoint in (("one", FIVE[1]), ("two", FIVE[3]), ("three", FIVE[4])):
+def test_of_six_places_the_first_that_is_given_wins(file: Path, absent: int, by_variable: bool) -> None:
+    for name, endpoint in (("one", SIX[1]), ("two", SIX[4]), ("three", SIX[5])):
         assert run(file, "context", "set", name, "--endpoints", endpoint).exit_code == 0
-    if absent < 5:
+    if absent < 6:
         run(file, "context", "use", "three")
-    option = ["--endpoints", FIVE[0]] if absent < 1 else []
+    config = file.with_name("client.json")
+    config.write_text(f'{{"endpoints": ["{SIX[2]}"]}}')
+    option = ["--endpoints", SIX[0]] if absent < 1 else []
     context = ["--context", "one"] if absent < 2 else []
-    variables = {"FORGE_CONSENSUS_ENDPOINTS": FIVE[2]} if absent < 3 else {}
-    variables |= {"FORGE_CONSENSUS_CONTEXT": "two"} if absent < 4 else {}
+    variables = {"FORGE_CONSENSUS_ENDPOINTS": SIX[3]} if absent < 4 else {}
+    variables |= {"FORGE_CONSENSUS_CONTEXT": "two"} if absent < 5 else {}
+    if absent < 3 and by_variable:
+        variables["FORGE_CONSENSUS_CONFIG"] = str(config)
+    elif absent < 3:
+        option += ["--config", str(config)]
     done = run(file, *context, "kv", "get", "a", *option, **variables)
     assert done.exit_code == 78
-    assert (f"asked {FIVE[absent]}\n" if absent < 5 else "no endpoints: ") in done.stderr
+    assert (f"asked {SIX[absent]}\n" if absent < 6 else "no endpoints: ") in done.stderr
 
 
 @pytest.mark.usefixtures("asked")
@@ -138,7 +145,9 @@ def test_every_command_with_endpoints_takes_contexts_and_says_who_wins() -> None
     assert [name for name, option in found.items() if option.callback is endpoints_if_any] == ["doctor"]
     assert {option.callback for option in found.values()} == {endpoints_if_any, endpoints_or_error}
     for option in found.values():
-        assert "wins: --endpoints, --context, FORGE_CONSENSUS_ENDPOINTS, FORGE_CON" in str(option.help)
+        assert "wins: --endpoints, --context, --config or FORGE_CONSENSUS_CONFIG, FORGE_CONSENSUS_ENDPOINTS, FO" in str(
+            option.help
+        )
     text = " ".join(SHELL.run("context", "--help").stdout.split())
     assert "FORGE_CONSENSUS_ENDPOINTS, FORGE_CONSENSUS_CONTEXT, the current context" in text
 

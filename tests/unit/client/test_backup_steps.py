@@ -12,7 +12,7 @@ from forge_consensus.actors.messages import GetStatus, Locate, MakeSnapshot
 from forge_consensus.client.backup import Backup
 from forge_consensus.client.pending import BARRIER, PendingNodeQuery, PendingRead
 from forge_consensus.client.routes import LEADER, LINEARIZABLE
-from forge_consensus.errors import NoLeaderError
+from forge_consensus.errors import ConsensusTimeoutError, NoLeaderError, SnapshotFailedError
 
 
 def deadline(seconds: float | None) -> float:
@@ -53,3 +53,19 @@ def test_a_stale_backup_asks_only_the_node_itself(tmp_path: Path) -> None:
     asked: Any = begun(tmp_path, stale=True).send(None)
     assert isinstance(asked.message, GetStatus)
     assert asked.endpoint == "127.0.0.1:7002"
+
+
+def test_a_snapshot_that_shall_only_begin_is_waited_for_briefly() -> None:
+    steps = Backup(deadline, 60).begin("127.0.0.1:7002")
+    next(steps)
+    asked: Any = steps.send({"node_id": "n2", "last_applied": 9})
+    assert (asked.message, asked.endpoint) == (MakeSnapshot(9), "127.0.0.1:7002")
+    assert asked.deadline < time.monotonic() + 1.0
+    with pytest.raises(StopIteration) as ended:
+        steps.throw(ConsensusTimeoutError())
+    assert ended.value.value == ("n2", 9)
+    steps = Backup(deadline, 60).begin("127.0.0.1:7002")
+    next(steps)
+    steps.send({"node_id": "n2", "last_applied": 9})
+    with pytest.raises(SnapshotFailedError):
+        steps.throw(SnapshotFailedError())
