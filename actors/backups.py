@@ -99,7 +99,8 @@ class BackupDesk(QueryDesk):
 
     def made(self, info: SnapshotInfo) -> SnapshotMade:
         """What is told of a snapshot."""
-        return SnapshotMade(self.node_id, self.ledger.identity.cluster_id, info.index, info.term, info.size_bytes)
+        cluster = self.ledger.identity.cluster_id
+        return SnapshotMade(self.node_id, cluster, info.index, info.term, info.stored_bytes)
 
     def look_for_backups(self) -> None:
         """Look soon if a client waits, else once in a while if one reads; at most one look is planned."""

@@ -81,7 +81,8 @@ class SnapshotActor(SnapshotSending):
         self.next_check = self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
 
     def receiveMsg_SettingsChanged(self, message: SettingsChanged, sender: Any) -> None:
-        """Check at the new interval, from now on."""
+        """Check at the new interval, from now on; and sweep, because the node may have another key."""
+        self.sweep_soon()
         before = self.settings.check_interval
         super().receiveMsg_SettingsChanged(message, sender)
         if self.next_check is not None and self.settings.check_interval != before:

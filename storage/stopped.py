@@ -20,6 +20,7 @@ from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.encrypted_file import FileKeys
 from forge_consensus.storage.backends.folder import Folder, explain
 from forge_consensus.storage.backends.folder_tables import open_tables, view_with_key
+from forge_consensus.storage.backends.keyring import KEYS, META, key_id_in
 from forge_consensus.storage.backends.lmdb import LmdbView
 from forge_consensus.storage.backends.lmdb_file import NAME, check_file
 from forge_consensus.storage.backends.tables import Tables, TablesView
@@ -85,6 +86,19 @@ class StoppedFolder(Folder):
         Raises `FolderNotFoundError` for those of another program, `CorruptionError` for damaged ones,
         `InvalidConfigError` for a key that is missing or another one, `StorageError` if they cannot be read.
         """
+        with self.viewing() as view:
+            yield view_with_key(view, self.key, str(self.path))
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key that the tables are encrypted with; empty if they are not. Raises as `reading`."""
+        with self.viewing() as view:
+            row = view.get(META, KEYS)
+            return "" if row is None else key_id_in(row, str(self.path))
+
+    @contextmanager
+    def viewing(self) -> Iterator[TablesView]:
+        """The tables as they are on the disk. Raises as `reading`, but for the key."""
         try:
             check_file(self.tables_path)
             view = LmdbView(self.tables_path, lock=False)
@@ -95,7 +109,7 @@ class StoppedFolder(Folder):
                 raise FolderNotFoundError(NO_FOLDER.format(self.path)) from error
             raise
         with view:
-            yield view_with_key(view, self.key, str(self.path))
+            yield view
 
     def writing(self) -> Tables:
         """Open the tables to be written to, after `begin_changes`. Raises as `open_tables`."""

@@ -34,12 +34,15 @@ from forge_consensus.actors.runtime.turn_events import TurnEvents
 from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.actors.runtime.unread import UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
 from forge_consensus.process.log import LogLines
 from forge_consensus.security.access import AccessList
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.storage.backends.encrypted import EncryptedTables
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease
 from forge_consensus.storage.machines.naming import BUILT_IN, name_of
 from forge_consensus.storage.opening import Opened
@@ -59,6 +62,10 @@ class SettingsChange:
     """The settings that were given other values and wait for a restart of the node."""
     events: tuple[ConsensusEvent, ...] = ()
     """What the node publishes when it has taken them."""
+    security: SecuritySettings | None = None
+    """Where the node's encryption key is from now on; None leaves it as it is."""
+    key: EncryptionKey | None = None
+    """That key, which the node reads before the engine takes it."""
 
 
 class Engine:
@@ -308,6 +315,9 @@ class Engine:
         """
         self.settings = self.events.settings = self.faults.settings = change.raft
         self.ledger.take_settings(change.storage)
+        tables = self.ledger.tables
+        if change.key is not None and isinstance(tables, EncryptedTables):
+            tables.take_key(change.key)  # the ledger sees the same rows as before
         self.pending_restart = change.pending_restart
         self.untold += change.events
         for address in self.hearing(SettingsChanged):

@@ -10,9 +10,10 @@ import click
 import msgpack
 
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import data_option, output_option
+from forge_consensus.cli.options import data_option, key_option, output_option
 from forge_consensus.errors import CorruptionError
 from forge_consensus.output import bytes_text, cell, json_text, moment_text, table
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.inspecting import ENTRIES_MAX, EntryView, LogView, inspect_log
 from forge_consensus.storage.skipping import skip_entry
@@ -37,14 +38,23 @@ def log() -> None:
     help="How many entries to show at the most.",
 )
 @click.option("--values", is_flag=True, help="Show what the entries carry, which may be anybody's data.")
+@key_option
 @output_option
 @click.pass_context
-def inspect(ctx: click.Context, data: Path, first: int | None, count: int, values: bool, output: str) -> None:
+def inspect(
+    ctx: click.Context,
+    data: Path,
+    first: int | None,
+    count: int,
+    values: bool,
+    key: EncryptionKey | None,
+    output: str,
+) -> None:
     """Show the entries of a log: term, kind, time, and the client session that sent it.
 
     Exit code 0, or 65 if one of them or the folder is damaged, 66 if there is no such folder, 78 if a node runs on it.
     """
-    view = inspect_log(data, first, count)
+    view = inspect_log(data, first, count, key)
     if output == "json":
         rows = [{**asdict(entry), "data": entry.data if values else None} for entry in view.entries]
         click.echo(json_text({**asdict(view), "entries": rows}))
@@ -93,14 +103,15 @@ def readable(data: bytes) -> Any:
 
 @log.command()
 @data_option
+@key_option
 @output_option
 @click.pass_context
-def verify(ctx: click.Context, data: Path, output: str) -> None:
+def verify(ctx: click.Context, data: Path, key: EncryptionKey | None, output: str) -> None:
     """Check every entry of a log and every snapshot beside it.
 
     Exit code 0 if all are whole, 65 if one is damaged, 66 if there is no such folder, 78 if a node runs on it.
     """
-    report = verify_folder(data)
+    report = verify_folder(data, key)
     if output == "json":
         click.echo(json_text(asdict(report)))
     else:
@@ -164,9 +175,16 @@ class EntryProof(click.ParamType[tuple[int, int]]):
     help="The entry as this command printed it elsewhere; for the folder of a node that the entry did not end.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and write nothing.")
+@key_option
 @output_option
 def skip(
-    index: int, folders: list[Path], elsewhere: str, entry: tuple[int, int] | None, dry_run: bool, output: str
+    index: int,
+    folders: list[Path],
+    elsewhere: str,
+    entry: tuple[int, int] | None,
+    dry_run: bool,
+    key: EncryptionKey | None,
+    output: str,
 ) -> None:
     """Have one entry, which ends every node that applies it, taken as a failed command on all nodes.
 
@@ -174,7 +192,7 @@ def skip(
     are named. Its client gets an error, or keeps the one that it had.
     """
     members = [each for each in elsewhere.split(",") if each]
-    report = skip_entry(index, folders, members, entry, dry_run=dry_run)
+    report = skip_entry(index, folders, members, entry, dry_run=dry_run, key=key)
     if output == "json":
         click.echo(json_text(asdict(report)))
         return

@@ -17,10 +17,13 @@ from forge_consensus.cli.contexts import contexts_file, current_endpoints, endpo
 from forge_consensus.cli.main import CONTEXT_VARIABLE, ENDPOINTS_VARIABLE, PRECEDENCE, PROGRAM
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.client.routes import ANY, Route
+from forge_consensus.config.loading import load_config
 from forge_consensus.config.rows import parse
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.finite_range import FiniteRange
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.security.encryption_key import key_of_settings, read_encryption_key
 
 TIMEOUT_SECONDS = 5.0
 SECONDS = Setting("seconds", "float", 0.0, Described(what="A time.", why="It is waited for.", unit="s"))
@@ -169,6 +172,43 @@ def data_option(function: Function) -> Function:
     return click.option(
         "--data", required=True, type=click.Path(path_type=Path, file_okay=False), help="The node's folder."
     )(function)
+
+
+def key_option(function: Function) -> Function:
+    """Give a command the encryption key of what it reads: by ``--key-file``, or as a node's configuration says it."""
+
+    @functools.wraps(function)
+    def with_key(*arguments: Any, key_file: Path | None, node_config: tuple[str, ...], **options: Any) -> Any:
+        return function(*arguments, key=key_given(key_file, node_config), **options)
+
+    options = (
+        click.option(
+            "--key-file",
+            type=click.Path(path_type=Path),
+            envvar="FORGE_CONSENSUS_SECURITY__ENCRYPTION_KEY_FILE",
+            show_envvar=True,
+            help="The file with the encryption key of the data, if it is encrypted.",
+        ),
+        click.option(
+            "-c",
+            "--config",
+            "node_config",
+            multiple=True,
+            metavar="FILE",
+            help="Instead of --key-file: the configuration of the node, which says where its key is.",
+        ),
+    )
+    decorated: Any = with_key
+    for option in reversed(options):
+        decorated = option(decorated)
+    return cast("Function", decorated)
+
+
+def key_given(key_file: Path | None, files: tuple[str, ...]) -> EncryptionKey | None:
+    """Return the key that a file holds, or that a configuration gives. Raises `InvalidConfigError`."""
+    if key_file is not None:
+        return read_encryption_key(key_file)
+    return key_of_settings(load_config(*files).node.security) if files else None
 
 
 READ_OPTIONS = (

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from forge_consensus.cli.options import data_option, output_option
+from forge_consensus.cli.options import data_option, key_option, output_option
 from forge_consensus.output import json_text
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.recovery import RecoveryPlan, recover_folder
 
 
@@ -49,8 +50,9 @@ def show(plan: RecoveryPlan) -> None:
     metavar="HOST:PORT",
     help="Where the node is reached from now on. [default: as in the old cluster]",
 )
+@key_option
 @output_option
-def recover(data: Path, yes: bool, address: str, output: str) -> None:
+def recover(data: Path, yes: bool, address: str, key: EncryptionKey | None, output: str) -> None:
     """Make the stopped node of a folder the only member of a new cluster with the same data.
 
     For a majority that is lost for good, and only then. It says what may be lost and asks; --yes answers. The node is
@@ -65,7 +67,7 @@ def recover(data: Path, yes: bool, address: str, output: str) -> None:
             raise click.UsageError("nobody can be asked here: add --yes to recover this folder; nothing was changed")
         return click.confirm("recover this folder?", err=True)
 
-    plan = recover_folder(data, confirmed, new_text=lambda: secrets.token_hex(8), address=address)
+    plan = recover_folder(data, confirmed, new_text=lambda: secrets.token_hex(8), address=address, key=key)
     if plan is None:
         click.echo("nothing was changed", err=True)
         raise click.exceptions.Exit(1)

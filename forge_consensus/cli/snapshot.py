@@ -12,7 +12,7 @@ import click
 
 from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import client_options, endpoints_option, output_option
+from forge_consensus.cli.options import client_options, endpoints_option, key_option, output_option
 from forge_consensus.cli.progress import ProgressLine
 from forge_consensus.client.backup import SAVE_SECONDS, SnapshotTaken
 from forge_consensus.config.address import bind_address, takes_free_port
@@ -22,8 +22,11 @@ from forge_consensus.config.setting import describe
 from forge_consensus.errors import ConsensusError, InvalidConfigError
 from forge_consensus.finite_range import FiniteRange
 from forge_consensus.output import bytes_text, json_text, table
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.security.encryption_key import read_encryption_key
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.storage.machines.machine import LedgerMachine
+from forge_consensus.storage.rekeying import reencrypt_snapshot
 from forge_consensus.storage.restoring import inspect_snapshot, restore_snapshot
 
 
@@ -43,6 +46,9 @@ def patient_option(function: Any) -> Any:
     )(function)
 
 
+key_file_option = click.option(
+    "--key-file", type=click.Path(path_type=Path), help="The file with the key of the node, if it encrypts its disk."
+)
 from_option = click.option(
     "--from", "source", metavar="HOST:PORT", help="The node to ask. [default: one of the endpoints]"
 )
@@ -55,24 +61,37 @@ from_option = click.option(
 @from_option
 @endpoints_option
 @patient_option
+@key_file_option
 @output_option
 def save(
-    file: Path, force: bool, stale: bool, source: str | None, endpoints: list[str], timeout: float, output: str
+    file: Path,
+    force: bool,
+    stale: bool,
+    source: str | None,
+    endpoints: list[str],
+    timeout: float,
+    key_file: Path | None,
+    output: str,
 ) -> None:
     """Save a backup of the state to FILE: a snapshot from any node, checked to its last byte and durable.
 
-    Everything that the leader had committed when the command began is in it.
+    Everything that the leader had committed when the command began is in it. A node that encrypts its disk gives the
+    file as it is, under the node's key; with --key-file what is in it is checked.
     """
+    key = None if key_file is None else read_encryption_key(key_file)
     with client_of(endpoints) as client, ProgressLine(client) as line:
         line.write("waiting for a node's snapshot")
         backup, endpoint = client.backup(timeout), client.endpoint_name(source)
-        report = client.carry_out(backup.save(file, endpoint, stale=stale, force=force, progress=line.arrived))
+        report = client.carry_out(backup.save(file, endpoint, stale=stale, force=force, progress=line.arrived, key=key))
     if output == "json":
         click.echo(json_text(asdict(report)))
     else:
+        known = [bytes_text(report.size_bytes)]
+        known += [f"sha256 {report.sha256[:16]}..."] if report.sha256 else []
+        known += [f"encrypted with the key {report.key_id}"] if report.key_id else []
         click.echo(
-            f"saved cluster {report.cluster} as of entry {report.index} of term {report.term}: "
-            f"{bytes_text(report.size_bytes)}, sha256 {report.sha256[:16]}..., in {report.file}"
+            f"saved cluster {report.cluster} as of entry {report.index} of term {report.term}: {', '.join(known)}, in "
+            f"{report.file}"
         )
 
 
@@ -123,13 +142,14 @@ def list_snapshots(endpoints: list[str], timeout: float, output: str) -> None:
 
 @snapshot.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@key_option
 @output_option
-def inspect(file: Path, output: str) -> None:
+def inspect(file: Path, key: EncryptionKey | None, output: str) -> None:
     """Read the snapshot FILE to its end, and say what is in it.
 
     Exit code 65 if it is damaged or no snapshot, 66 if it is missing.
     """
-    report = inspect_snapshot(file)
+    report = inspect_snapshot(file, key)
     if output == "json":
         click.echo(json_text(asdict(report)))
         return
@@ -143,9 +163,32 @@ def inspect(file: Path, output: str) -> None:
         ("sessions", f"{report.sessions:,}"),
         ("size", f"{bytes_text(report.size_bytes)} in {report.chunks:,} chunks"),
         ("sha256", report.sha256),
+        *((("key", report.key_id),) if report.key_id else ()),
     ):
         click.echo(f"{name:9} {text}")
     click.echo("whole     every checksum fits")
+
+
+@snapshot.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--new-key-file", type=click.Path(path_type=Path), help="The file with the key of TARGET.")
+@click.option("--plain", is_flag=True, help="Instead of --new-key-file: TARGET is not encrypted.")
+@click.option("--force", is_flag=True, help="Replace TARGET if it is there.")
+@key_option
+def reencrypt(
+    file: Path, target: Path, new_key_file: Path | None, plain: bool, force: bool, key: EncryptionKey | None
+) -> None:
+    """Write the snapshot FILE to TARGET under another key, with which it can be sent elsewhere."""
+    reencrypt_snapshot(file, target, key, new_key(new_key_file, plain=plain), force=force)
+    click.echo(f"wrote {target}")
+
+
+def new_key(new_key_file: Path | None, *, plain: bool) -> EncryptionKey | None:
+    """Return the key of the new file. Raises `InvalidConfigError` unless there is one, or none is wanted."""
+    if plain == (new_key_file is not None):
+        raise InvalidConfigError("say what the new file is to be: give --new-key-file FILE, or --plain")
+    return None if new_key_file is None else read_encryption_key(new_key_file)
 
 
 @snapshot.command()
@@ -176,6 +219,12 @@ def inspect(file: Path, output: str) -> None:
     metavar="MODULE:CLASS",
     help="The state machine, only if it is one of your own that keeps its state in the ledger.",
 )
+@click.option(
+    "--file-key-file",
+    type=click.Path(path_type=Path),
+    help="The file with the encryption key of FILE, if it is another one than that of the node.",
+)
+@key_option
 @output_option
 def restore(
     file: Path,
@@ -186,12 +235,14 @@ def restore(
     cluster: str,
     token: str,
     machine: str,
+    file_key_file: Path | None,
+    key: EncryptionKey | None,
     output: str,
 ) -> None:
     """Make the folder of a node of a new cluster, which begins with the state in the snapshot FILE.
 
     Run it once for each member, with the same file and --peers, and start the nodes. The new cluster has an id of its
-    own: no node of the old one can join it by mistake.
+    own: no node of the old one can join it by mistake. With a key the folder is encrypted under it.
     """
     kind = cast("type[LedgerMachine]", MachineChoice(machine).kind) if machine else None
     done = restore_snapshot(
@@ -203,6 +254,8 @@ def restore(
         cluster=cluster,
         token=token,
         machine=kind,
+        key=key,
+        file_key=None if file_key_file is None else read_encryption_key(file_key_file),
     )
     if output == "json":
         click.echo(json_text(asdict(done)))

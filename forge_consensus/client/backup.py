@@ -23,6 +23,8 @@ from forge_consensus.actors.messages import (
 from forge_consensus.client.pending import BARRIER, PendingNodeQuery, PendingRead
 from forge_consensus.client.steps import Steps
 from forge_consensus.errors import AlreadyExistsError, ConsensusTimeoutError, OperationFailedError, StorageError
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.storage.backends.encrypted_file import key_id_of
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain, fsync_directory
 from forge_consensus.storage.restoring import SnapshotReport, inspect_snapshot
 
@@ -111,9 +113,19 @@ class Backup:
         return (yield from self.take(endpoint, min_index))
 
     def save(
-        self, file: Path, endpoint: str, *, stale: bool, force: bool, progress: Progress | None = None
+        self,
+        file: Path,
+        endpoint: str,
+        *,
+        stale: bool,
+        force: bool,
+        progress: Progress | None = None,
+        key: EncryptionKey | None = None,
     ) -> Steps[SnapshotReport]:
-        """Save a snapshot to a file; the arguments are those of `Client.save_snapshot`."""
+        """Save a snapshot to a file; the arguments are those of `Client.save_snapshot`.
+
+        A node that encrypts its disk gives the file as it is; with its `key` what is in it is checked.
+        """
         yield lambda: check_free(file, force=force)
         made, source = yield from self.ready(endpoint, stale=stale)
         beside = file.with_name(f"{file.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
@@ -121,7 +133,7 @@ class Backup:
         try:
             with target:
                 yield from self.fetch(target, made, source, progress)
-            report: SnapshotReport = yield lambda: finish(beside, file, made, force=force)
+            report: SnapshotReport = yield lambda: finish(beside, file, made, key, force=force)
             return report
         finally:
             with suppress(OSError):
@@ -141,6 +153,29 @@ class Backup:
             offset += len(part.data)
             if progress is not None:
                 progress(offset, made.size)
+
+
+def report_of(made: SnapshotMade, key_id: str) -> SnapshotReport:
+    """What is known of a file that only the holder of a key can read."""
+    return SnapshotReport(
+        file="",
+        index=made.index,
+        term=made.term,
+        time_ms=0,
+        elapsed_ms=0,
+        cluster=made.cluster,
+        machine="",
+        machine_version=0,
+        in_ledger=False,
+        members={},
+        configuration="",
+        level=0,
+        sessions=0,
+        chunks=0,
+        size_bytes=made.size,
+        sha256="",
+        key_id=key_id,
+    )
 
 
 def check_free(file: Path, *, force: bool) -> None:
@@ -173,9 +208,13 @@ def write(target: BinaryIO, part: SnapshotPart) -> None:
         raise StorageError(f"cannot write the backup: {explain(error)}") from error
 
 
-def finish(beside: Path, file: Path, made: SnapshotMade, *, force: bool) -> SnapshotReport:
-    """Check the whole file, make it durable and give it its name. Raises `CorruptionError`, `StorageError`."""
-    report = inspect_snapshot(beside)
+def finish(beside: Path, file: Path, made: SnapshotMade, key: EncryptionKey | None, *, force: bool) -> SnapshotReport:
+    """Check the whole file, make it durable and give it its name. Raises `CorruptionError`, `StorageError`.
+
+    Of an encrypted file whose key is not given nothing is known but what the node told; whoever restores it checks it.
+    """
+    key_id = key_id_of(beside)
+    report = report_of(made, key_id) if key_id and key is None else inspect_snapshot(beside, key)
     if (report.index, report.term) != (made.index, made.term):
         raise OperationFailedError(f"{made.node} sent the snapshot of entry {report.index} for that of {made.index}")
     check_free(file, force=force)

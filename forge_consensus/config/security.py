@@ -98,18 +98,21 @@ class SecuritySettings:
     encryption_key: str | None = setting(
         None,
         secret=True,
+        reload="hot",
         original="security.encryption_key",
         what="The key for that, 32 random bytes as 64 hexadecimal digits or in base64.",
         why="For those who keep secrets in variables, or in files with more than a key: ${file:/run/secrets/key}.",
     )
     encryption_key_file: str | None = setting(
         None,
+        reload="hot",
         what="The file with that key, as forge-consensus storage new-key writes it, in place of encryption_key; only "
         "its owner may read it.",
         why="It should lie on another disk than the data, or who takes the disk has both.",
     )
     encryption_key_command: str | None = setting(
         None,
+        reload="hot",
         what="A command that prints that key, in place of encryption_key; it is run without a shell, at each start.",
         why="It can ask a key management service, so that the key is on no disk of the node.",
     )

@@ -28,6 +28,7 @@ from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.rows import from_row, to_row
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import BusyError, ConsensusError, NotStartedError
 from forge_consensus.events.bus import EventBus
@@ -69,6 +70,7 @@ def change_row(change: SettingsChange) -> dict[str, Any]:
         "storage": to_row(change.storage),
         "pending_restart": list(change.pending_restart),
         "events": [to_msgpack(event).hex() for event in change.events],
+        "security": None if change.security is None else to_row(change.security),
     }
 
 
@@ -79,6 +81,7 @@ def change_of(row: Mapping[str, Any]) -> SettingsChange:
         from_row(StorageSettings, row["storage"]),
         tuple(row["pending_restart"]),
         tuple(from_msgpack(bytes.fromhex(event)) for event in row["events"]),
+        None if row["security"] is None else from_row(SecuritySettings, row["security"]),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.process.waiters import Latch
 from forge_consensus.security.access import AccessList
+from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.security.encryption_key import key_of_settings
 from forge_consensus.service.access_watch import AccessWatch
 from forge_consensus.service.joining import Joining, founded_with
@@ -75,6 +77,8 @@ class Node:
         self.settings = settings
         self.bus = bus
         self.machine: Machine = machine if machine is not None else KeyValueMachine()
+        self.key_settings = settings.security
+        """Where the encryption key in force is from."""
         self.folder: Folder | None = None
         self.tables: Tables | None = None
         self.base: ZeroMqBase | None = None
@@ -261,6 +265,7 @@ class Node:
         if base is None or base.closed:
             raise NotStartedError
         engine = base.engine
+        change = replace(change, key=self.key_after(change))
 
         def take(what: SettingsChange) -> None:
             try:
@@ -290,6 +295,19 @@ class Node:
             )
         if faults:
             raise OperationFailedError(f"the node could not take the settings: {faults[0]}") from faults[0]
+        self.key_settings = change.security or self.key_settings
+
+    def key_after(self, change: SettingsChange) -> EncryptionKey | None:
+        """Return the encryption key that settings give, None if the node keeps its own. Raises `InvalidConfigError`.
+
+        A command is run only if it is another one, because the node must go on when nobody answers it.
+        """
+        given, before = change.security, self.key_settings
+        if given is None or not before.enable_encryption:
+            return None
+        if given.encryption_key_command and given.encryption_key_command == before.encryption_key_command:
+            return None
+        return key_of_settings(given)
 
     def run(self) -> None:
         """Run until `stop`. Raises what ended the node otherwise; after a storage error nothing leaves it (I16)."""

@@ -192,6 +192,7 @@ class Reloader:
                 plan.config.node.storage,
                 plan.named("restart"),
                 tuple(events_of(plan, trigger)),
+                plan.config.node.security,
             )
             self.take(change, timeout)
             before, self.running, self.found = self.running, plan.config, wanted

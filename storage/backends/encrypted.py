@@ -134,15 +134,18 @@ class EncryptedTables(EncryptedView, Tables):
         inner: the tables with the encrypted rows; they are closed with these.
         key: the node's key.
         folder: the folder with the file that guards against older tables; None for tables in memory.
+        ring: the keyring of tables that are new, if it is not to be a new one.
 
     Raises `InvalidConfigError` for another key than the folder's, and for tables that are neither encrypted nor new;
     `CorruptionError` if the keyring is damaged or exchanged, or the tables are older than the folder; `StorageError`.
 
     """
 
-    def __init__(self, inner: Tables, key: EncryptionKey, folder: Path | None = None) -> None:
+    def __init__(
+        self, inner: Tables, key: EncryptionKey, folder: Path | None = None, ring: Keyring | None = None
+    ) -> None:
         where = "the tables in memory" if folder is None else str(folder)
-        super().__init__(inner, ring_of(inner, key, where, may_be_new=True))
+        super().__init__(inner, ring or ring_of(inner, key, where, may_be_new=True))
         self.tables = inner
         self.owner = inner.get(META, OWNER) or b""
         self.guard_path = None if folder is None else folder / GUARD

@@ -1,10 +1,11 @@
 """How many commands a second three node processes commit for one client process, and how long each takes.
 
-    python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--with-peers PEERS.PY]
+    python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--with-peers PEERS.PY] [--encrypted ROUNDS]
 
 One JSON line a run: 128-byte values, keys cycling over 10,000, every command durable on a majority before its answer.
 `--with-peers` names a program that measures other systems with the same work: it is called as
-``PROGRAM {pysyncobj|etcd} put --window N`` and prints a JSON line of its own.
+``PROGRAM {pysyncobj|etcd} put --window N`` and prints a JSON line of its own. `--encrypted` measures clusters whose
+disks are plain and encrypted, in turns, and prints how the medians compare.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from forge_consensus.client.sync import Client
@@ -27,6 +29,7 @@ from tests.benchmarks.failover import percentile
 
 KEYS = 10_000
 WARM_UP = 2_000
+SECURITY = "FORGE_CONSENSUS_SECURITY__"
 PEERS = ("pysyncobj", "etcd")
 
 
@@ -73,9 +76,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(window: int, size: int, seconds: float) -> dict[str, Any]:
+def measure(window: int, size: int, seconds: float, *, encrypted: bool = False) -> dict[str, Any]:
     """One run on a fresh cluster; returns the line to print."""
-    with LocalCluster() as cluster:
+    environment = {f"{SECURITY}ENABLE_ENCRYPTION": "true", f"{SECURITY}ENCRYPTION_KEY": os.urandom(32).hex()}
+    with LocalCluster(environment=environment if encrypted else None) as cluster:
         client = cluster.client(timeout=30.0)
         value = os.urandom(size)
         futures = [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]
@@ -93,6 +97,7 @@ def measure(window: int, size: int, seconds: float) -> dict[str, Any]:
             "work": "put",
             "size": size,
             "window": window,
+            "encrypted": encrypted,
             "ops_per_s": round(len(took) / lasted),
             "p50_ms": round(percentile(took, 0.5), 3),
             "p99_ms": round(percentile(took, 0.99), 3),
@@ -103,6 +108,19 @@ def measure(window: int, size: int, seconds: float) -> dict[str, Any]:
         }
 
 
+def compare_encrypted(window: int, size: int, seconds: float, rounds: int) -> None:
+    """Measure plain and encrypted clusters in turns, and print what encryption costs."""
+    runs = []
+    for number in range(2 * rounds):
+        runs.append(measure(window, size, seconds, encrypted=number % 4 in {1, 2}))
+        print(json.dumps(runs[-1]), flush=True)
+    told: dict[str, Any] = {"window": window, "rounds": rounds}
+    for field in ("ops_per_s", "p50_ms", "p99_ms", "leader_us_per_command"):
+        plain, encrypted = (median(run[field] for run in runs if run["encrypted"] is kind) for kind in (False, True))
+        told[field] = {"plain": plain, "encrypted": encrypted, "ratio": round(encrypted / plain, 3)}
+    print(json.dumps(told), flush=True)
+
+
 def main() -> None:
     """Measure as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,8 +128,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="bytes of a value")
     parser.add_argument("--window", type=int, action="append", help="commands outstanding; default: 1000, then 1")
     parser.add_argument("--with-peers", type=Path, help="a program that measures pysyncobj and etcd alike")
+    parser.add_argument("--encrypted", type=int, default=0, metavar="ROUNDS", help="compare with encrypted disks")
     arguments = parser.parse_args()
     for window in arguments.window or [1000, 1]:
+        if arguments.encrypted:
+            compare_encrypted(window, arguments.size, arguments.seconds, arguments.encrypted)
+            continue
         print(json.dumps(measure(window, arguments.size, arguments.seconds)), flush=True)
         if arguments.with_peers is None:
             continue

@@ -76,6 +76,11 @@ PAIRS: dict[str, dict[str, Any]] = {
     "admin_api.api_key": {"admin_api.enable_auth": True, "admin_api.api_key": "0123456789abcdef"},
 }
 """Settings that need others."""
+BEFORE: dict[str, dict[str, Any]] = {
+    f"security.encryption_key{kind}": {"security.enable_encryption": True, f"security.encryption_key{other}": "old"}
+    for kind, other in (("", "_file"), ("_file", "_command"), ("_command", ""))
+}
+"""What is in force before a setting is changed that makes sense only then."""
 
 
 @pytest.fixture
@@ -112,14 +117,20 @@ def another(name: str) -> dict[str, Any]:
     return {name: default + 1 if isinstance(default, int) else default * 1.5 + 0.001}
 
 
-@pytest.mark.parametrize("name", ROWS)
+def test_encryption_is_turned_on_by_a_restart_alone() -> None:
+    with pytest.raises(InvalidConfigError, match=r"security\.enable_encryption\), so nothing was changed: restart"):
+        planned({}, another("security.enable_encryption"))
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "security.enable_encryption"])
 def test_every_changed_setting_takes_effect_or_is_named(name: str) -> None:
-    plan = planned({}, another(name))
+    plan = planned(BEFORE.get(name, {}), another(name))
     changes = {change.name: change for change in (*plan.changed, *plan.waiting)}
     assert name in changes
     change = changes[name]
     assert change.reload == ROWS[name].described.reload
-    old, new = values_of(load_config(environment={}, node_id="n1", bind="127.0.0.1:7001")), values_of(plan.config)
+    usual = nested({"node_id": "n1", "bind": "127.0.0.1:7001", **BEFORE.get(name, {})})
+    old, new = values_of(load_config(environment={}, **usual)), values_of(plan.config)
     if change.reload == "hot":
         assert change in plan.changed
         assert new[name] != old[name]
