@@ -22,16 +22,9 @@ def without_folder(text: str) -> str:
 
 
 def show_file() -> None:
-    """Load the file; what would leave a connection plain although TLS is on is refused, all else is understood."""
+    """Load the file as it is. Where the node would speak plainly although TLS is on, it is not started."""
     print("== Configuration File ==")
-    # TLS is that of the admin API. Between nodes keys of CURVE encrypt, and a node that has none would speak plainly.
-    try:
-        load_config(CONFIG, environment={})
-    except InvalidConfigError as error:
-        print("refused:", without_folder(str(error)))
-
-    # What is given later wins: here a program's arguments, or another file, take the request for TLS back.
-    config = load_config(CONFIG, environment={}, security=WITHOUT_TLS)
+    config = load_config(CONFIG, environment={})
     node = config.node
     print(
         f"{node.node_id} of {node.cluster_id} listens at {node.bind}; the members are {', '.join(node.peers.values())}"
@@ -40,8 +33,16 @@ def show_file() -> None:
           f"{node.raft.election_timeout_max} s, messages of at most {node.raft.message_bytes_max} bytes")  # fmt: skip
     print(f"a snapshot after {node.storage.snapshot_interval} s or {node.storage.snapshot_entries} entries, "
           f"in {node.storage_path}; log level {config.program.log_level}")  # fmt: skip
+    security = node.security
+    print(f"TLS {security.enable_tls}, with certificates of clients {security.enable_mtls}: {security.cert_file}, "
+          f"{security.key_file}, {security.ca_file}")  # fmt: skip
     for note in config.notes:
         print("note:", without_folder(note))
+    # TLS is that of the admin API. Between nodes keys of CURVE encrypt, and this file cannot name any.
+    try:
+        ConsensusExtension(config).start()
+    except InvalidConfigError as error:
+        print("not started:", error)
 
 
 def show_tuning() -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from forge_consensus.client.cluster_info import ClusterInfo
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.changes import ReloadReport
-from forge_consensus.config.layers import from_arguments
 from forge_consensus.config.loading import ConfigSource, LoadedConfig
+from forge_consensus.config.options import from_options
 from forge_consensus.errors import AlreadyStartedError, ConsensusError, FolderLockedError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.middleware import LeadershipMiddleware
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
 
 LINES = LogLines(__name__)
 
-SEEDS_NAMES: Final = {
-    "bind_address": "bind",
-    "transport_type": "transport.type",
-    "discovery_type": "discovery.type",
-    "storage_type": "storage.type",
-    "tls": "security.enable_tls",
-    "mtls": "security.enable_mtls",
-}
-"""The options of the Go original (WithBindAddress and so on) -> the settings that they set."""
 METRICS: Final = (
     "node_id", "cluster_id", "role", "term", "leader_id", "commit_index", "last_applied", "cluster_size",
     "healthy_nodes", "has_quorum", "elections_total", "operations_total", "operations_per_sec", "average_latency_ms",
@@ -80,8 +71,9 @@ class ConsensusExtension(PublicSurface):
         wait_for_leader: how many seconds `start` waits for a leader; 0 for not at all. None leading is no error.
         options: settings by name, which win over the file, such as ``node_id="n1"``, ``peers={...}`` (or a list of
             ``{"id": "n1", "address": "10.0.0.1", "port": 7001}``), ``http_url="http://10.0.0.1:8000"``,
-            ``raft={"heartbeat_interval": "50ms"}``, and the original's ``bind_address``, ``transport_type``,
-            ``discovery_type``, ``storage_type``, ``storage_path``, ``tls`` and ``mtls``. See `load_config`.
+            ``raft={"heartbeat_interval": "50ms"}``, and the original's ``bind_address`` (HOST:PORT or
+            ``(host, port)``), ``transport_type``, ``discovery_type``, ``storage_type``, ``storage_path``, ``tls``
+            (a switch, or ``(cert_file, key_file)``) and ``mtls`` (a switch, or the ``ca_file``). See `load_config`.
 
     Raises `InvalidConfigError`, with every fault of the configuration. Nothing is opened before `start`.
 
@@ -92,7 +84,6 @@ class ConsensusExtension(PublicSurface):
             "internal",
             "loaded",
             "seconds_for_leader",
-            "settings_of_options",
             "admin",
             "mounted",
             "start_admin",
@@ -388,20 +379,9 @@ def loaded(config: object, options: Mapping[str, Any], *, require_config: bool) 
     given: list[Any] = [] if config is None else list(config) if isinstance(config, list | tuple) else [config]
     if require_config and not given:
         raise InvalidConfigError("require_config is given and config names no file: name one")
-    source = ConfigSource(given, None, from_arguments(settings_of_options(options)), optional=not require_config)
+    source = ConfigSource(given, None, from_options(options), optional=not require_config)
     found = source.load()
     for path in source.files:
         if path not in source.existed:
             LINES.info("there is no file {}: the arguments and the environment alone count", path)
-    return found
-
-
-def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the options mean, by whole name. Raises `InvalidConfigError` for one named twice."""
-    found: dict[str, Any] = {}
-    for option, value in options.items():
-        name = SEEDS_NAMES.get(option, option)
-        if name in found:
-            raise InvalidConfigError(f"{option} and another name of {name} are both given: give one of them")
-        found[name] = value
     return found

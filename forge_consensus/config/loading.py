@@ -214,7 +214,8 @@ def settings_of(
         node = from_row(NodeSettings, nested(values))
     except InvalidConfigError as error:
         raise InvalidConfigError(placed(error, origins)) from error
-    return LoadedConfig(node, program, (*resolved.notes, *unserved(program, origins)), origins, source)
+    notes = (*resolved.notes, *unserved(program, origins), *unprotected(node, origins))
+    return LoadedConfig(node, program, notes, origins, source)
 
 
 def unserved(program: ProgramSettings, origins: Mapping[str, Given]) -> list[str]:
@@ -225,6 +226,17 @@ def unserved(program: ProgramSettings, origins: Mapping[str, Given]) -> list[str
     return [
         f"{given.origin} admin_api.enabled: true serves nothing by itself: say where with admin_api.bind, such as "
         "127.0.0.1:8001, or mount ConsensusExtension.admin_api() in the application"
+    ]
+
+
+def unprotected(node: NodeSettings, origins: Mapping[str, Given]) -> list[str]:
+    """Return what to say of TLS that is on where nodes would speak plainly all the same, as by the original's file."""
+    given = origins.get("security.enable_tls")
+    if given is None or not node.is_plain_beside_tls:
+        return []
+    return [
+        f"{given.origin} security.enable_tls: true is that of the admin API, and nodes speak ZeroMQ: without "
+        "security.curve_key_file (forge-consensus keygen) or security.insecure this node will not start"
     ]
 
 

@@ -149,18 +149,13 @@ class NodeSettings:
         if self.http_url is not None:
             object.__setattr__(self, "http_url", checked_http_url(self.http_url))
         self.check_join()
-        self.check_tls()
 
-    def check_tls(self) -> None:
-        """Raise `InvalidConfigError` if TLS is asked for and connections between nodes would be plain all the same."""
+    @property
+    def is_plain_beside_tls(self) -> bool:
+        """Whether TLS is asked for, and connections between nodes on other machines would be plain all the same."""
         security, host = self.security, self.bind.rpartition(":")[0].strip("[]")
         local = self.bind.startswith(IPC) or is_loopback(host)
-        if security.enable_tls and not security.has_keys and not security.insecure and not local:
-            raise InvalidConfigError(
-                f"security.enable_tls is on, and the connections of ZeroMQ at {self.bind} would be plain all the same, "
-                "because TLS is that of the admin API: give security.curve_key_file too (forge-consensus keygen), or "
-                "say security.insecure in a network where you trust everybody"
-            )
+        return security.enable_tls and not security.has_keys and not security.insecure and not local
 
     def check_join(self) -> None:
         """Bring the addresses into one spelling. Raises `InvalidConfigError` for what a node that joins cannot have."""

@@ -39,6 +39,8 @@ class OriginalField:
     unit: str = ""
     choices: tuple[str, ...] = ()
     """The texts that the original allows, for those that have a list of them."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Texts that the original allows and that nothing here stands for, each with what there is instead."""
 
     def as_setting(self) -> Setting:
         """Return the description by which a value is read."""
@@ -58,6 +60,10 @@ def none_such(name: str, default: Any, why: str, *, unit: str = "") -> OriginalF
 
 POOL: Final = "there is one connection for each pair of nodes, and ZeroMQ keeps it"
 DISCOVERY: Final = "members are found by `peers` or `join`"
+NO_POSTGRES: Final = (
+    "a node keeps its log and state in LMDB, in storage_path on a disk of its own, because a database that several "
+    "nodes share would fail for all of them at once: write storage.type: lmdb"
+)
 STORE: Final = "the log is kept in LMDB, which has no such thing"
 RETRIES: Final = "a node repeats with its heartbeats, a client until the deadline of its call: see client.*"
 HEALTH: Final = "health is judged by the number of unanswered checks: raft.suspect_checks, raft.fail_checks"
@@ -153,6 +159,7 @@ FIELDS: Final = (
         "told",
         "the log is kept in LMDB",
         choices=("lmdb", "badger", "boltdb", "pebble"),
+        refused=(("postgres", NO_POSTGRES), ("postgresql", NO_POSTGRES)),
     ),
     always("storage.sync_writes", True, "what is acknowledged is always on the disks of a majority"),
     none_such(

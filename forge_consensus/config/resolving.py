@@ -178,6 +178,8 @@ def judge(resolved: Resolved, original: OriginalField, given: Given) -> None:
         row = original.as_setting()
         value = value_of(row, given)
         row.check(value)
+    if isinstance(value, str) and (instead := dict(original.refused).get(value)):
+        raise RefusedError(f"{original.name}: {value} is refused: {instead}")
     if original.choices and value not in original.choices:
         raise InvalidConfigError(f"{original.name} is {value!r}: it is one of {', '.join(original.choices)}")
     if value == original.here:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from forge_consensus.config.file_reads import BYTES_MAX, bytes_of, check_private
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.security import SecuritySettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.x509_names import ends_at
@@ -45,6 +46,24 @@ class TlsFiles:
         """Return what tells whether one of the files has changed. Raises `InvalidConfigError` for one that is gone."""
         places = [self.certificate, self.key, *([self.authority] if self.authority is not None else [])]
         return tuple(sha256(bytes_of(place)).hexdigest() for place in places)
+
+
+def check_start(settings: NodeSettings) -> None:
+    """Check that TLS, if it is on, can be had and leaves nothing plain, whether the admin API is served or not.
+
+    Raises `InvalidConfigError` for a file that cannot be used, and for a node without keys of CURVE that listens where
+    other machines reach it.
+    """
+    files = TlsFiles.of(settings.security)
+    if files is None:
+        return
+    if settings.is_plain_beside_tls:
+        raise InvalidConfigError(
+            f"security.enable_tls is on, and the connections of ZeroMQ at {settings.bind} would be plain all the same, "
+            "because TLS is that of the admin API: give security.curve_key_file too (forge-consensus keygen), or say "
+            "security.insecure in a network where you trust everybody"
+        )
+    server_context(files)
 
 
 class ServerTls:

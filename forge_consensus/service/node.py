@@ -100,6 +100,10 @@ class Node:
         """
         settings = self.settings
         try:
+            if settings.security.enable_tls:
+                from forge_consensus.security.tls import check_start  # imported late: ssl takes milliseconds
+
+                check_start(settings)
             bind = settings.bind
             if takes_free_port(bind):
                 bind = free_address(bind)

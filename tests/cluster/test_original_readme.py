@@ -52,7 +52,7 @@ NOTES = (
     "discovery.service_name: forge-consensus has no effect",
     "observability.metrics.collection_interval: 15.0 has no effect",
     "observability.tracing.enabled: true is taken as false", "observability.tracing.sample_rate: 0.1 has no effect",
-    "admin_api.enabled: true serves nothing by itself",
+    "admin_api.enabled: true serves nothing by itself", "security.enable_tls: true is that of the admin API",
 )  # fmt: skip
 """What means something else here, of all that its configuration file says."""
 YAML = {
@@ -86,7 +86,8 @@ SHOWN = {
     "Configuration File": Shown(
         "original_config",
         (
-            r"^refused: original_config\.yaml:44:7 security\.enable_tls is on, and the connections of ZeroMQ at 0\.0",
+            r"^TLS True, with certificates of clients True: /etc/certs/server\.crt, .*server\.key, /etc/certs/ca\.crt$",
+            r"^not started: security\.enable_tls is on, and the connections of ZeroMQ at 0\.0\.0\.0:7000 would be",
             r"^node-1 of production-cluster listens at 0\.0\.0\.0:7000; the members are 10\.0\.1\.10:7000, ",
             r"^heartbeat 1\.0 s, election timeout 5\.0 to 10\.0 s, messages of at most 4194304 bytes$",
             r"^a snapshot after 1800\.0 s or 10000 entries, in \./data/consensus; log level info$",

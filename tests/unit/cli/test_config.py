@@ -11,6 +11,7 @@ import pytest
 from forge_consensus.config.resolving import NAMES, ROWS
 from forge_consensus.config.schema import schema
 from tests.worlds.cli_world import Shell
+from tests.worlds.source_tree import ROOT
 
 SHELL = Shell("")
 SMALL = 'node_id: n1\nbind: "127.0.0.1:7001"\n'
@@ -42,6 +43,12 @@ def test_the_example_is_valid_as_it_stands_and_with_every_default_taken_in(tmp_p
         "security.encryption_key_command",
     }  # fmt: skip
     assert {name for name, origin in rows.items() if origin == "default"} == empty
+
+
+def test_the_configuration_of_the_originals_readme_is_valid_as_it_stands() -> None:
+    done = SHELL.run("config", "validate", str(ROOT / "demo" / "original_config.yaml"))
+    assert done.stdout.endswith("ok: node node-1 of cluster production-cluster at 0.0.0.0:7000\n")
+    assert "without security.curve_key_file (forge-consensus keygen) or security.insecure this node will" in done.stdout
 
 
 def is_setting(line: str) -> bool:

@@ -16,7 +16,9 @@ from forge_consensus.config.resolving import ALIASES, NAMES, ROWS, resolve
 from forge_consensus.config.rows import text_of
 from forge_consensus.config.two_names import HALVES
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.events.bus import EventBus
 from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.service.node import Node
 
 PEERS = '{n1: "127.0.0.1:7001", n2: "127.0.0.1:7002"}'
 SMALL = f"node_id: n1\npeers: {PEERS}\n"
@@ -145,14 +147,22 @@ def test_what_the_original_means_otherwise_is_told_once_each_by_name(load: Any) 
     )
 
 
-def test_the_originals_tls_leaves_no_connection_plain(load: Any) -> None:
+def test_the_originals_tls_is_loaded_and_leaves_no_connection_plain(load: Any) -> None:
     text = ORIGINAL.format(security=SECURITY)
-    found = faults(load, text)
-    assert len(found) == 1
-    assert "config.yaml:43:7 security.enable_tls is on, and the connections of ZeroMQ at 0.0.0.0:7000" in found[0]
-    security = load(text, {"FORGE_CONSENSUS_SECURITY__CURVE_KEY_FILE": "n1.key"}).node.security
-    assert (security.enable_tls, security.enable_mtls) == (True, True)
-    assert (security.cert_file, security.ca_file) == ("/etc/certs/server.crt", "/etc/certs/ca.crt")
+    config = load(text)
+    assert (config.node.security.enable_tls, config.node.security.enable_mtls) == (True, True)
+    assert (config.node.security.cert_file, config.node.security.ca_file) == (
+        "/etc/certs/server.crt",
+        "/etc/certs/ca.crt",
+    )
+    told = "config.yaml:43:7 security.enable_tls: true is that of the admin API, and nodes speak ZeroMQ"
+    assert told in config.notes[-1]
+    with pytest.raises(InvalidConfigError, match=r"the connections of ZeroMQ at 0\.0\.0\.0:7000 would be plain"):
+        Node(config.node, EventBus()).open()
+    safe = load(text, {"FORGE_CONSENSUS_SECURITY__CURVE_KEY_FILE": "n1.key"})
+    assert not any("security.enable_tls" in note for note in safe.notes)
+    with pytest.raises(InvalidConfigError, match=r"/etc/certs/server\.crt"):
+        Node(safe.node, EventBus()).open()
 
 
 @pytest.mark.parametrize("form", ["{}", "consensus: {}", "extensions: {{consensus: {}}}"])
@@ -322,6 +332,10 @@ storage:
         ("node_id: n1\npeers: [{id: n1, address: '10.0.0.1:7001', port: 7001}]\n", "'10.0.0.1:7001' is no host"),
         ("node_id: n1\nbind_addr: '127.0.0.1:7001'\n", "bind_addr: '127.0.0.1:7001' is no host"),
         ("node_id: n1\nbind_port: 70001\n", "config.yaml:2:1 bind_port: endpoint '127.0.0.1:70001'"),
+        (
+            f"{SMALL}storage: {{type: postgres}}\n",
+            "config.yaml:3:11 storage.type: postgres is refused: a node keeps its log and state in LMDB, in",
+        ),
         (f"{SMALL}join: nonsense\n", "config.yaml:3:1 join: endpoint 'nonsense'"),
         (f"{SMALL}join: [null]\n", "join[0]: it has no value"),
         (f"{SMALL}advertise: peers\n", "config.yaml:3:1 advertise: endpoint 'peers'"),
@@ -567,32 +581,3 @@ def test_an_application_makes_its_service_from_a_file(load: Any, tmp_path: Path)
     assert service.settings.raft.fast_retries == 7
     with pytest.raises(InvalidConfigError, match="advertise is given, and a ConsensusService cannot follow it"):
         load(f"{text}advertise: '10.0.0.1:7001'\n").arguments()
-
-
-def test_the_members_may_be_listed_by_an_argument_as_in_a_file() -> None:
-    listed = [
-        {"id": "n1", "address": "10.0.0.1", "port": 7001},
-        {"id": "n2", "address": "::1", "port": "7002"},
-        "n3=h:7",
-    ]
-    found = load_config(node_id="n1", peers=listed)
-    assert found.node.peers == {"n1": "10.0.0.1:7001", "n2": "[::1]:7002", "n3": "h:7"}
-    assert found.node.bind == "10.0.0.1:7001"
-
-
-@pytest.mark.parametrize(
-    ("member", "fault"),
-    [
-        ("h:7", r"peers\[1\] is 'h:7': a member is a map with id, address and port"),
-        (7, r"peers\[1\] is 7: a member is a map"),
-        ({"id": "n2"}, r"peers\[1\]\.address: it is missing"),
-        ({"id": "n2", "address": "h", "prot": 7}, r"peers\[1\]\.prot: unknown key"),
-        ({"id": "n1", "address": "h", "port": 7}, r"peers\[1\]: node 'n1' is twice"),
-        ({"id": "n2", "address": "h:8", "port": 7}, r"peers\[1\]\.address: 'h:8' is no host"),
-        ({"id": "n2", "address": "h", "port": "x"}, "n2"),
-        ({"id": ["n2"], "address": {"h": 1}}, "argument peers"),
-    ],
-)
-def test_a_fault_in_that_list_is_told_with_its_place(member: object, fault: str) -> None:
-    with pytest.raises(InvalidConfigError, match=fault):
-        load_config(node_id="n1", peers=[{"id": "n1", "address": "10.0.0.1", "port": 7001}, member])

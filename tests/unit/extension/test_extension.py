@@ -16,7 +16,7 @@ from flask import Flask
 from forge_consensus import Command, ConsensusExtension, load_config
 from forge_consensus.errors import FolderLockedError, InvalidConfigError, NotStartedError
 from forge_consensus.events.types import NodeStarted
-from forge_consensus.extension import METRICS, settings_of_options
+from forge_consensus.extension import METRICS
 
 ANY = "127.0.0.1:0"
 
@@ -60,7 +60,41 @@ def test_options_of_a_section_come_together_and_no_setting_is_named_twice() -> N
     found = ConsensusExtension(node_id="n1", bind=ANY, storage_type="lmdb", storage={"quota_bytes": "64MiB"})
     assert found.service.settings.storage.quota_bytes == 64 << 20
     with pytest.raises(InvalidConfigError, match="bind_address and another name of bind are both given"):
-        settings_of_options({"bind": ANY, "bind_address": ANY})
+        ConsensusExtension(node_id="n1", bind=ANY, bind_address=ANY)
+    with pytest.raises(InvalidConfigError, match=r"argument tls security\.cert_file: .* says the same"):
+        ConsensusExtension(node_id="n1", bind=ANY, tls=("c", "k"), security={"cert_file": "c"})
+
+
+def test_the_originals_options_take_what_it_takes() -> None:
+    extension = ConsensusExtension(
+        node_id="n1", bind_address=("::1", 7001), tls=(Path("n1.crt"), "n1.key"), mtls="ca.crt", storage_path="n1"
+    )
+    settings, security = extension.service.settings, extension.service.settings.security
+    assert settings.bind == "[::1]:7001"
+    assert (security.enable_tls, security.cert_file, security.key_file) == (True, "n1.crt", "n1.key")
+    assert (security.enable_mtls, security.ca_file) == (True, "ca.crt")
+    off = ConsensusExtension(node_id="n1", bind_address=ANY, tls=False, mtls=False).service.settings.security
+    assert (off.enable_tls, off.enable_mtls) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"bind_address": "nowhere"}, "argument bind_address bind: endpoint 'nowhere' is not an address"),
+        ({"bind_address": ("127.0.0.1", 70001)}, "argument bind_address bind: endpoint '127.0.0.1:70001'"),
+        ({"bind_address": ("127.0.0.1:1", 7001)}, "argument bind_address: '127.0.0.1:1' is no host"),
+        ({"bind_address": ("127.0.0.1", True)}, "argument bind_address: ('127.0.0.1', True) is no address"),
+        ({"bind_address": ("127.0.0.1",)}, "argument bind_address: ('127.0.0.1',) is no address"),
+        ({"bind": ANY, "tls": "n1.crt"}, "argument tls: 'n1.crt' names no two files"),
+        ({"bind": ANY, "tls": ("n1.crt", None)}, "argument tls: ('n1.crt', None) names no two files"),
+        ({"bind": ANY, "mtls": 5}, "argument mtls: 5 is no file"),
+        ({"bind": ANY, "mtls": "ca.crt"}, "security.enable_mtls is on without security.enable_tls"),
+    ],
+)
+def test_a_fault_in_an_option_of_the_original_names_the_option(options: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidConfigError) as raised:
+        ConsensusExtension(node_id="n1", **options)
+    assert fault in str(raised.value)
 
 
 def test_a_missing_file_is_an_error_only_where_it_is_required(tmp_path: Path) -> None:
