@@ -78,11 +78,11 @@ campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 SECO
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES)) $(if $(PACE),--pace $(PACE)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(HARD),--hard) $(if $(STATE),--state $(STATE))
 
-siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5, and judge what clients saw
-	$(BIN)/python -m tests.cluster.siege --minutes $(or $(MINUTES),5)
+siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5 (SECURE=1: encrypted), and judge what clients saw
+	$(BIN)/python -m tests.cluster.siege --minutes $(or $(MINUTES),5) $(if $(SECURE),--secure)
 
-demo: $(STAMP) ## start a cluster of three, put it under load and end its leader
-	$(BIN)/forge-consensus demo --seconds 15
+demo: $(STAMP) ## start a cluster of three, put it under load and end its leader (SECURE=1: encrypted)
+	$(BIN)/forge-consensus demo --seconds 15 $(if $(SECURE),--secure)
 
 format: $(STAMP) ## format the code and repair what ruff can
 	$(BIN)/ruff check --fix

@@ -34,15 +34,16 @@ def interrupted(number: int, frame: FrameType | None) -> None:
     show_default=True,
     help="About how long the demo runs; it kills a leader every 15 s, at least once.",
 )
+@click.option("--secure", is_flag=True, help="Encrypt and authenticate every connection.")
 @click.pass_context
-def demo(ctx: click.Context, nodes: int, seconds: float) -> None:
+def demo(ctx: click.Context, nodes: int, seconds: float, secure: bool) -> None:
     """Start a cluster, kill its leader, and watch the cluster continue.
 
     The nodes are real processes in a temporary folder and receive writes all the time. At the end every acknowledged
     write must be on every node: exit code 0 only if it is, else 1. Nothing is left behind.
     """
     before = {number: signal.signal(number, interrupted) for number in ENDING}
-    story = Story(nodes, seconds)
+    story = Story(nodes, seconds, secure=secure)
     try:
         proof = story.run()
         for line in story.summary(proof):

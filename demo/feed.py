@@ -9,6 +9,8 @@ import zmq
 
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
 from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, LogAppended, LogCommitted
+from forge_consensus.security.credentials import Credentials
+from forge_consensus.security.curve import be_client
 
 POLL_MS = 100
 JOIN_SECONDS = 2.0
@@ -20,20 +22,25 @@ Publisher = tuple[str, str]
 
 
 class Feed:
-    """One SUB socket for all nodes, read by a thread that passes each event to `show`."""
+    """One SUB socket for all nodes, read by a thread that passes each event to `show`.
 
-    def __init__(self, show: Callable[[ConsensusEvent], None]) -> None:
+    `credentials` are shown to the publishers of a secure cluster; None for no encryption.
+    """
+
+    def __init__(self, show: Callable[[ConsensusEvent], None], credentials: Credentials | None = None) -> None:
         self.show = show
+        self.credentials = credentials
         self.received = 0
-        self.wanted: list[str] = []
+        self.wanted: dict[str, str] = {}
+        """Address -> the node that publishes there."""
         self.known: set[str] = set()
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self.run, name="demo-feed", daemon=True)
         self.thread.start()
 
-    def follow(self, address: str) -> None:
-        """Connect to one more publisher."""
-        self.wanted.append(address)
+    def follow(self, address: str, node: str) -> None:
+        """Connect to one more publisher, that of a node."""
+        self.wanted[address] = node
 
     def run(self) -> None:
         """Receive events until the end; runs on a thread, which owns the socket."""
@@ -45,13 +52,20 @@ class Feed:
                 if event_type not in NOISE:
                     socket.setsockopt(zmq.SUBSCRIBE, kind.encode())
             while not self.ending.is_set():
-                for address in set(self.wanted) - self.known:
-                    self.known.add(address)
-                    socket.connect(f"tcp://{address}")
+                for address, node in list(self.wanted.items()):
+                    if address not in self.known:
+                        self.known.add(address)
+                        self.connect(socket, address, node)
                 if socket.poll(POLL_MS):
                     self.take(socket.recv_multipart())
         finally:
             context.destroy(linger=0)
+
+    def connect(self, socket: zmq.Socket[bytes], address: str, node: str) -> None:
+        """Connect the socket to a publisher, which must prove the key of that node if the cluster is secure."""
+        if self.credentials is not None:
+            be_client(socket, self.credentials.keys, self.credentials.servers[node][0])
+        socket.connect(f"tcp://{address}")
 
     def take(self, parts: list[bytes]) -> None:
         """Decode one event and show it."""

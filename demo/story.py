@@ -38,11 +38,11 @@ class Numbers:
 class Story:
     """One run of the demo. Raises `DemoFailed` if something that was promised does not happen."""
 
-    def __init__(self, nodes: int, seconds: float) -> None:
+    def __init__(self, nodes: int, seconds: float, *, secure: bool = False) -> None:
         self.seconds = seconds
         self.began = time.monotonic()
         self.numbers = Numbers()
-        self.cluster = LocalCluster(nodes, cluster_id="demo")
+        self.cluster = LocalCluster(nodes, cluster_id="demo", secure=secure)
         self.writer: Writer | None = None
         self.feed: Feed | None = None
         self.view: View | None = None
@@ -71,17 +71,17 @@ class Story:
         """Start, write, lose the leader in each round, and prove."""
         self.view = make_view(self.line)
         view, cluster = self.view, self.cluster
-        self.feed = Feed(view.event)
-        view.step(f"starting {len(cluster.names)} nodes")
+        view.step(f"starting {len(cluster.names)} nodes{', which encrypt every connection' if cluster.secure else ''}")
         began = time.monotonic()
         cluster.start()
+        self.feed = Feed(view.event, cluster.credentials())
         view.step(f"they keep their data in {cluster.folder}")
         for name in cluster.names:
             self.follow(name)
         leader = cluster.wait_for_leader(LEADER_SECONDS_MAX)
         self.numbers.election_ms = (time.monotonic() - began) * 1000
         view.step(f"{leader} leads {self.numbers.election_ms:.0f} ms after the first process was started; writing")
-        self.writer = Writer(cluster.endpoints)
+        self.writer = Writer(cluster.endpoints, credentials=cluster.credentials())
         self.writer.start()
         writing = time.monotonic()
         rounds = max(1, int(self.seconds // ROUND_SECONDS))
@@ -154,7 +154,7 @@ class Story:
     def follow(self, name: str) -> None:
         """Show the events of a node."""
         assert self.feed is not None, "there is a feed"
-        self.feed.follow(self.cluster.status(name)["events_address"])
+        self.feed.follow(self.cluster.status(name)["events_address"], name)
 
     def keep_writing(self, seconds: float) -> None:
         """Let the writer write for so many seconds; a node that ends by itself ends the demo."""

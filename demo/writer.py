@@ -12,6 +12,7 @@ from typing import Any
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, OutcomeUnknownError
+from forge_consensus.security.credentials import Credentials
 from forge_consensus.storage.machines.machine import Command
 
 WRITES_A_SECOND = 1500
@@ -24,8 +25,14 @@ PREFIX = "demo/"
 class Writer:
     """Writes on a thread of its own from `start` to `finish`; each key is written once, with its own value."""
 
-    def __init__(self, endpoints: Sequence[str], *, writes_a_second: float = WRITES_A_SECOND) -> None:
-        self.client = Client(endpoints, timeout=TIMEOUT_SECONDS)
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        writes_a_second: float = WRITES_A_SECOND,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.client = Client(endpoints, timeout=TIMEOUT_SECONDS, credentials=credentials)
         self.writes_a_second = writes_a_second
         self.submitted = 0
         self.acknowledged: dict[str, str] = {}

@@ -98,7 +98,7 @@ def test_a_change_that_is_never_made_is_reported(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_that_nobody_exchanged_is_reported() -> None:
-    with LocalCluster(1) as cluster, FeedWatch(cluster.endpoints, cluster.cluster_id) as watch:
+    with LocalCluster(1) as cluster, FeedWatch(cluster) as watch:
         watch.numbers.replaced["n1"] += 1
         with pytest.raises(AssertionError, match="other folders of n1 than there were"):
             watch.check(cluster)

@@ -71,12 +71,17 @@ def orders(arguments: Sequence[str] | None = None) -> Orders:
         help="this fault, repeatable; members for all that change the members; "
         "keys or registers for rounds in which clients do that",
     )
+    parser.add_argument(
+        "--secure",
+        action="store_true",
+        help="encrypt every connection; without faults of links and changes of members",
+    )
     given = parser.parse_args(arguments)
     minutes = given.minutes or (float("inf") if given.rounds else MINUTES)
     seed = int.from_bytes(os.urandom(4)) if given.seed is None else given.seed
     names = [name for names in given.only for name in names]
     faults, loads = (tuple(name for name in names if (name in LOADS) is wanted) for wanted in (False, True))
-    return Orders(seed, minutes * 60, given.rounds, given.nodes, faults, loads or LOADS)
+    return Orders(seed, minutes * 60, given.rounds, given.nodes, faults, loads or LOADS, secure=given.secure)
 
 
 def main() -> int:

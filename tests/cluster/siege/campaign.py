@@ -56,6 +56,8 @@ class Orders:
     round_seconds: tuple[float, float] = (20.0, 30.0)
     rounds_per_cluster: int = 3
     settle_seconds: float = SETTLE_SECONDS
+    secure: bool = False
+    """Whether all connections of the clusters are encrypted."""
 
 
 class Load(Protocol):
@@ -138,12 +140,12 @@ class Siege:
         """Run a few rounds on a cluster of its own."""
         orders, number = self.orders, self.tally.clusters
         dice = random.Random(f"{orders.seed} cluster {number}")
-        place = place_of(number, orders.only, orders.nodes)
+        place = place_of(number, orders.only, orders.nodes, secure=orders.secure)
         self.tally.clusters += 1
         self.at = f"cluster {number} ({place}), before its first round"
         with (
             place.cluster(seed=orders.seed, folder=folder, storage=LIMITS) as cluster,
-            FeedWatch(cluster.endpoints, cluster.cluster_id) as watch,
+            FeedWatch(cluster) as watch,
         ):
             callers = [self.caller(number, index, cluster, place) for index in range(CLIENTS)]
             try:
@@ -205,6 +207,7 @@ class Siege:
             self.struck.append(name)
             if told := BLOWS[name](cluster, dice):
                 self.struck[-1] = f"{name} ({told})"
-        cluster.heal()
+        if not self.orders.secure:  # else there is nothing that could be cut
+            cluster.heal()
         cluster.wait_for_leader(self.orders.settle_seconds)
         time.sleep(dice.uniform(0.2, 1.0))

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.types import BecameLeader, ConsensusEvent
@@ -51,10 +51,10 @@ class Numbers:
 class FeedWatch:
     """Follows all nodes of one cluster for the cluster's whole life."""
 
-    def __init__(self, endpoints: list[str], cluster_id: str) -> None:
-        self.cluster_id = cluster_id
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.shown: dict[str, Any] = {"cluster_id": cluster.cluster_id, "credentials": cluster.credentials()}
         self.numbers = Numbers()
-        self.feed = EventFeed(endpoints, since=0, cluster_id=cluster_id)
+        self.feed = EventFeed(cluster.endpoints, since=0, **self.shown)
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self.run, name="siege-feed", daemon=True)
         self.thread.start()
@@ -76,7 +76,7 @@ class FeedWatch:
         of the nodes at the beginning only, must reach the end of the second. Of a node that left, it may miss the end.
         """
         again = Numbers()
-        with EventFeed(cluster.endpoints, since=0, cluster_id=self.cluster_id, follow=False) as feed:
+        with EventFeed(cluster.endpoints, since=0, follow=False, **self.shown) as feed:
             for event in feed:
                 again.take(event)
             silent, ends = feed.silent, feed.positions

@@ -77,7 +77,9 @@ class KeyLoad:
 
     def new_client(self) -> Client:
         """A client, closed by who asks for it."""
-        return Client(self.cluster.endpoints, cluster_id=self.cluster.cluster_id)
+        return Client(
+            self.cluster.endpoints, cluster_id=self.cluster.cluster_id, credentials=self.cluster.credentials()
+        )
 
     def start(self) -> None:
         """Let watchers watch and users work."""
@@ -189,7 +191,12 @@ class KeyLoad:
     def node_state(self, name: str, index: int) -> NodeState | None:
         """What a node holds; None if it is not as of that entry."""
         begin = self.watchers[0].segments[0].begin
-        with Client([self.cluster.real_addresses[name]], cluster_id=self.cluster.cluster_id, follow=False) as client:
+        with Client(
+            [self.cluster.real_addresses[name]],
+            cluster_id=self.cluster.cluster_id,
+            follow=False,
+            credentials=self.cluster.credentials(),
+        ) as client:
             entries = client.read_detail({"entries": "", "limit": ROWS_MAX}, "stale", READ_SECONDS)
             leases = client.read_detail({"leases": 0}, "stale", READ_SECONDS)
             since, changes = 0, list[KeyChange]()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster.siege.blows import BLOWS, PROXIED, impossible
+from tests.cluster.siege.members import MEMBERS
 from tests.cluster.siege.namespaces import LINKS, SpacedCluster, Switch
 
 NAMESPACES: Final = "namespaces"
@@ -24,14 +25,18 @@ class Place:
     """``tcp``, ``ipc`` or ``namespaces``."""
     nodes: int
     leases: bool = False
+    secure: bool = False
+    """Whether all connections are encrypted; there is no proxy then, and so no fault of links."""
 
     def possible(self, names: Sequence[str]) -> list[str]:
         """The given blows that can be struck here."""
         others = set(PROXIED if self.way == NAMESPACES else LINKS) | ({DRIFTS} if self.leases else set())
+        if self.secure:
+            others |= {*LINKS, *PROXIED, *MEMBERS}
         return [name for name in names if name not in others and name not in impossible()]
 
     def __str__(self) -> str:
-        return f"{self.nodes} nodes, {self.way}{', leases' if self.leases else ''}"
+        return f"{self.nodes} nodes, {self.way}{', leases' if self.leases else ''}{', secure' if self.secure else ''}"
 
     @contextmanager
     def cluster(self, **options: Any) -> Iterator[LocalCluster]:
@@ -43,7 +48,8 @@ class Place:
                 yield spaced
         else:
             transport = "ipc" if self.way == "ipc" else "tcp"
-            with LocalCluster(self.nodes, transport=transport, proxy=True, **options) as cluster:  # type: ignore[arg-type]
+            options |= {"secure": True} if self.secure else {"proxy": True}
+            with LocalCluster(self.nodes, transport=transport, **options) as cluster:  # type: ignore[arg-type]
                 yield cluster
 
 
@@ -59,7 +65,7 @@ PLACES: Final = (
 """The places, used in turn."""
 
 
-def place_of(number: int, only: Sequence[str], nodes: int | None) -> Place:
+def place_of(number: int, only: Sequence[str], nodes: int | None, *, secure: bool = False) -> Place:
     """The place of the cluster of that number: the next place where most of the wanted blows can be struck.
 
     Namespaces are only needed for faults of links; without these, other places serve as well.
@@ -67,5 +73,7 @@ def place_of(number: int, only: Sequence[str], nodes: int | None) -> Place:
     wanted = only or list(BLOWS)
     links = set(wanted) & LINKS.keys() - impossible().keys()
     places = [place for place in PLACES if place.possible(wanted) and (links or place.way != NAMESPACES)]
+    if secure:
+        places = [replace(place, secure=True) for place in PLACES if place.way != NAMESPACES]
     place = places[number % len(places)]
     return place if nodes is None else replace(place, nodes=nodes)

@@ -95,7 +95,12 @@ def judge_machines(cluster: LocalCluster, seconds: float) -> dict[str, Any]:
         index = cluster.wait_until_settled(*cluster.names, timeout=seconds)
         states, applied = {}, set()
         for name in cluster.names:
-            with Client([cluster.real_addresses[name]], cluster_id=cluster.cluster_id, follow=False) as client:
+            with Client(
+                [cluster.real_addresses[name]],
+                cluster_id=cluster.cluster_id,
+                follow=False,
+                credentials=cluster.credentials(),
+            ) as client:
                 at, states[name] = whole_state(client)
                 applied.add(at)
         if applied == {index}:
