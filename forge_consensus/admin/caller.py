@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from forge_consensus.actors.runtime.permits import may_write_some
 from forge_consensus.admin.admission import Admission, Credential, forbidden, unknown_caller
-from forge_consensus.admin.operation import Operation
+from forge_consensus.admin.operation import Call, Operation
 from forge_consensus.security.access import Principal
 from forge_consensus.security.permissions import Permission
 
@@ -29,6 +30,8 @@ class Caller:
         self.address = address
         self.asked: list[tuple[Permission, tuple[str, ...] | None]] = []
         """The permissions that were looked for, with the keys that it is about."""
+        self.by_rules = False
+        """Whether only rules can allow what is asked for, which the body says."""
 
     @classmethod
     def of(
@@ -46,7 +49,7 @@ class Caller:
         return cls(admission, shown, admission.admit(shown, address), address)
 
     def check(self, operation: Operation, arguments: Mapping[str, Any], *, of_keys: bool) -> None:
-        """Raise `ProblemError` if the caller may not do this.
+        """Raise `ProblemError` if the caller may not do this; what rules allow in a body is judged by `check_call`.
 
         Args:
             operation: what is asked for.
@@ -57,12 +60,26 @@ class Caller:
         keys = operation.keys(arguments) if of_keys and operation.keys is not None else None
         needed = operation.needed
         assert needed != "nothing", "strangers are no callers"
+        self.by_rules = of_keys and operation.reach is not None and bool(self.principal.rules)
+        if self.by_rules and not self.principal.may(needed or "admin"):
+            return
+        self.by_rules = False
         # What nobody has decided about is for administrators only until somebody does.
         self.need(needed or "admin", keys, operation)
 
-    def check_reserved(self, operation: Operation) -> None:
-        """Raise `ProblemError` if the caller may not do what is about the cluster itself."""
-        self.need("admin", None, operation)
+    def check_call(self, operation: Operation, call: Call) -> None:
+        """Raise `ProblemError` if the caller may not do what the body of a request says."""
+        if operation.reach is None:
+            return
+        found = operation.reach(call)
+        if found is None:
+            self.need("admin", None, operation)
+        elif self.by_rules:
+            for reach in found:
+                touches_none = reach.kind == "write" and reach.prefixes == ()
+                if touches_none and may_write_some(self.principal):  # it makes the log grow all the same
+                    continue
+                self.need(reach.kind, None if touches_none else reach.prefixes, operation)
 
     def need(self, needed: Permission, keys: tuple[str, ...] | None, operation: Operation) -> None:
         """Raise `ProblemError` without a permission."""

@@ -189,8 +189,8 @@ class Exchange:
         if operation.body == "object":
             arguments |= fields_of(operation, body)
         call = Call(self.api, arguments, self.headers, body, media_type, seconds)
-        if self.caller is not None and operation.is_reserved is not None and operation.is_reserved(call):
-            self.caller.check_reserved(operation)
+        if self.caller is not None:
+            self.caller.check_call(operation, call)
         if operation.endless and self.method == "HEAD":
             return Response(media_type=operation.media_type)
         return await self.carried_out(operation, call)

@@ -35,6 +35,7 @@ from forge_consensus.middleware.rules import QUERY_WORDS
 from forge_consensus.output import INT_EXACT_MAX, json_text
 from forge_consensus.security.permissions import RESERVED
 from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX
+from forge_consensus.storage.machines.kv_reach import Reaches, reach_of_command, reach_of_query
 from forge_consensus.storage.machines.machine import NAME_CHARS_MAX, Command
 
 TAG: Final = "keys"
@@ -238,14 +239,15 @@ async def query_machine(call: Call) -> Response:
     return answer({"result": jsonable(detail.value), "applied": detail.applied}, headers=headers)
 
 
-def reserved_command(call: Call) -> bool:
-    """Whether a command is about the cluster itself."""
-    return str(call["type"]).startswith(RESERVED)
+def reach_of_apply(call: Call) -> Reaches | None:
+    """Return which keys a command reads and writes; None if it is about the cluster itself."""
+    return None if call["type"].startswith(RESERVED) else reach_of_command(call["type"], call["payload"])
 
 
-def reserved_query(call: Call) -> bool:
-    """Whether a query is about the cluster itself."""
-    return isinstance(call.body, dict) and any(str(name).startswith(RESERVED) for name in call.body)
+def reach_of_read(call: Call) -> Reaches | None:
+    """Return which keys a query reads; None if it is about the cluster itself."""
+    reserved = isinstance(call.body, dict) and any(name.startswith(RESERVED) for name in call.body)
+    return None if reserved else reach_of_query(call.body)
 
 
 def named_key(arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -357,7 +359,7 @@ OPERATIONS: Final = (
         {200: ("The machine's result.", RESULT), **FAILS},
         "object",
         also_at=("~/apply",),
-        is_reserved=reserved_command,
+        reach=reach_of_apply,
     ),
     Operation(
         "POST",
@@ -369,6 +371,6 @@ OPERATIONS: Final = (
         {200: ("The machine's answer.", RESULT), **FAILS},
         "any",
         also_at=("~/read",),
-        is_reserved=reserved_query,
+        reach=reach_of_read,
     ),
 )

@@ -15,6 +15,7 @@ from forge_consensus.client.key_records import LeaseInfo
 from forge_consensus.errors import CommandError
 from forge_consensus.output import INT_EXACT_MAX
 from forge_consensus.security.permissions import RESERVED
+from forge_consensus.storage.machines.kv_reach import NO_KEY, Reaches, reach_of_command
 from forge_consensus.storage.machines.machine import Command
 
 LEASES_MAX: Final = 1000
@@ -111,10 +112,17 @@ async def transaction(call: Call) -> Response:
     return answer(told, headers=index_header(index))
 
 
-def has_reserved(call: Call) -> bool:
-    """Whether a command of a transaction is about the cluster itself."""
+def reach_of_transaction(call: Call) -> Reaches | None:
+    """Return which keys a transaction reads and writes; None if it is about the cluster itself."""
     commands = [*call["then"], *call["else"]]
-    return any(str(each.get("type")).startswith(RESERVED) for each in commands if isinstance(each, dict))
+    if any(str(each.get("type")).startswith(RESERVED) for each in commands if isinstance(each, dict)):
+        return None
+    return reach_of_command("transaction", {name: call[name] for name in ("if", "then", "else")})
+
+
+def reach_of_lease(call: Call) -> Reaches:
+    """Return which keys a lease reaches that is granted or kept alive: none of them."""
+    return [NO_KEY]
 
 
 NONE: Final = {404: ("There is no such lease.", None)}
@@ -151,6 +159,7 @@ OPERATIONS: Final = (
         ),
         {201: ("It is granted.", GRANTED), **FAILS},
         "object",
+        reach=reach_of_lease,
     ),
     Operation(
         "GET", "/v1/leases/{id}", TAG, "A lease and its keys.", get_lease, (ID,),
@@ -163,6 +172,7 @@ OPERATIONS: Final = (
     Operation(
         "POST", "/v1/leases/{id}/keep-alive", TAG, "Have a lease live for its time from now on.", keep_alive, (ID,),
         {200: ("It does.", GRANTED), **NONE, **FAILS},
+        reach=reach_of_lease,
     ),
     Operation(
         "POST",
@@ -194,6 +204,6 @@ OPERATIONS: Final = (
         ),
         {200: ("Whether it held, and the result of each command that was carried out.", OUTCOME), **FAILS},
         "object",
-        is_reserved=has_reserved,
+        reach=reach_of_transaction,
     ),
 )  # fmt: skip

@@ -22,6 +22,7 @@ from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError, NotStartedError
 from forge_consensus.output import json_text, load_json
 from forge_consensus.security.permissions import ROUTES, Needed
+from forge_consensus.storage.machines.kv_reach import Reaches
 from forge_consensus.storage.machines.machine import DEPTH_MAX, nests_too_deep
 
 Kind = Literal["text", "integer", "boolean", "seconds", "any", "object", "list"]
@@ -251,8 +252,9 @@ class Operation:
     keys: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
     """Returns the keys, or beginnings of keys, that a request with these arguments is about, so that rules for keys
     may allow it; None if no rule can."""
-    is_reserved: Callable[[Call], bool] | None = None
-    """Says of a request whether it is about the cluster itself, and so needs the permission `admin`."""
+    reach: Callable[[Call], Reaches | None] | None = None
+    """Returns which keys of the built-in machine a request reads and writes that tells them in its body, so that rules
+    for keys may allow it; its None stands for what is about the cluster itself, and so needs the permission `admin`."""
 
     @property
     def name(self) -> str:

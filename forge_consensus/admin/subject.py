@@ -206,8 +206,7 @@ class ServiceSeat:
 
 def access_of(node: Node) -> AccessList | None:
     """Return the list of access by which a node goes; None where it asks nobody, or is not open."""
-    control: Any = getattr(node.base.engine, "access", None) if node.base is not None else None
-    return None if control is None else control.current
+    return None if node.access is None or node.base is None else node.access.current
 
 
 def access_in_log(node: Node) -> AccessList | None:

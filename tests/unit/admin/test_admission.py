@@ -17,12 +17,12 @@ from forge_consensus.admin.api import OPERATIONS, Api
 from forge_consensus.admin.caller import Caller
 from forge_consensus.admin.connections import CERTIFICATE
 from forge_consensus.admin.openapi import document
-from forge_consensus.admin.operation import Operation
+from forge_consensus.admin.operation import Call, Operation
 from forge_consensus.admin.pages import INTO_FOLDER
 from forge_consensus.admin.problems import ProblemError
 from forge_consensus.config.loading import load_config
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.security.access import AccessList, Principal, Token
+from forge_consensus.security.access import AccessList, Principal, Rule, Token
 from forge_consensus.security.permissions import GRANTED, ROUTES
 from forge_consensus.security.x509_names import PeerCertificate, uri_of
 from tests.worlds.certified import CLUSTER, CertifiedFolder
@@ -129,11 +129,63 @@ def test_rules_allow_their_keys_and_no_page_that_is_wider(folder: CertifiedFolde
         ("get_v1_watch", {"key": None, "prefix": "app/"}, 200),
         ("get_v1_watch", {"key": "app/1", "prefix": ""}, 403),
         ("get_v1_watch", {"key": None, "prefix": None}, 403),
-        ("post_v1_apply", {}, 403),
-        ("post_v1_transaction", {}, 403),
         ("get_v1_leases", {}, 403),
+        ("delete_v1_leases_id", {}, 403),
     ):
         assert asked(admission, name, token, **arguments) == status, (name, arguments)
+
+
+def body_asked(admission: Admission, name: str, token: str, body: Any = None, **arguments: Any) -> int:
+    """The status with which a request with a body is refused; 200 if it is not."""
+    found = operation(name)
+    try:
+        caller = Caller.of(admission, found, {"authorization": f"Bearer {token}"}, {}, ADDRESS)
+        assert caller is not None
+        caller.check(found, {}, of_keys=True)
+        caller.check_call(found, Call(Api(), arguments, {}, body))
+    except ProblemError as problem:
+        return problem.status
+    return 200
+
+
+def test_rules_allow_what_a_body_says_if_it_reaches_their_keys_only(
+    folder: CertifiedFolder, admission: Admission
+) -> None:
+    def apply(kind: str, **payload: Any) -> int:
+        return body_asked(admission, "post_v1_apply", folder.tokens["rules"], type=kind, payload=payload)
+
+    def transaction(compares: list[Any], *commands: Any) -> int:
+        fields = {"if": compares, "then": list(commands), "else": []}
+        return body_asked(admission, "post_v1_transaction", folder.tokens["rules"], **fields)
+
+    assert apply("set", key="app/1", value=1) == 200
+    assert apply("set", key="prices/1", value=1) == 403
+    assert apply("delete_prefix", prefix="app/x") == 200
+    assert apply("delete_prefix", prefix="") == 403
+    assert apply("lease_grant", ttl_ms=1) == 200
+    assert apply("lease_revoke", lease=1) == 403, "what goes with it is not known"
+    assert apply("no such command") == apply("@access") == 403
+    mine = {"type": "set", "key": "app/1", "value": 1}
+    assert transaction([["value", "prices/1", "==", 1]], mine) == 200
+    assert transaction([["value", "other", "==", 1]], mine) == 403
+    assert transaction([], mine, {**mine, "key": "other"}) == 403
+    for query, status in (("app/1", 200), ({"scan": "prices/"}, 200), ({"scan": ""}, 403), ({"@access": True}, 403)):
+        assert body_asked(admission, "post_v1_read", folder.tokens["rules"], query) == status, query
+    assert body_asked(admission, "post_v1_leases", folder.tokens["rules"]) == 200
+    only_reads = Principal("r", rules=(Rule.of("read app/*"),), tokens=folder.access.by_name["read"].tokens)
+    admission.of_node = lambda: AccessList([only_reads])
+    for name in ("post_v1_leases", "post_v1_leases_id_keep_alive"):
+        assert body_asked(admission, name, folder.tokens["read"]) == 403, "who may write nothing fills no log"
+
+
+def test_what_is_reserved_is_for_administrators(folder: CertifiedFolder, admission: Admission) -> None:
+    for role, status in (("write", 403), ("admin", 200)):
+        token = folder.tokens[role]
+        nested = {"if": [], "then": [], "else": [{"type": "@access"}]}
+        assert body_asked(admission, "post_v1_apply", token, type="@access", payload={}) == status
+        assert body_asked(admission, "post_v1_read", token, {"@access": True}) == status
+        assert body_asked(admission, "post_v1_transaction", token, **nested) == status
+        assert body_asked(admission, "post_v1_apply", token, type="set", payload={"key": "k"}) == 200
 
 
 def test_no_rule_suffices_for_a_machine_that_is_not_the_built_in_one(
@@ -145,6 +197,8 @@ def test_no_rule_suffices_for_a_machine_that_is_not_the_built_in_one(
     caller.check(found, {"key": "app/1"}, of_keys=True)
     with pytest.raises(ProblemError, match="may not do this"):
         caller.check(found, {"key": "app/1"}, of_keys=False)
+    with pytest.raises(ProblemError, match="may not do this"):
+        caller.check(operation("post_v1_apply"), {}, of_keys=False)
 
 
 # --- who asks --------------------------------------------------------------------------------------------------------
