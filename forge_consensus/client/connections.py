@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from math import ceil, inf
 from typing import Any, Final, Protocol
 
@@ -62,6 +62,9 @@ class Connection:
         credentials: Credentials | None = None,
     ) -> None:
         self.address = address
+        self.credentials = credentials
+        self.present: Mapping[str, tuple[str, ...]] | None = None
+        """The keys of the nodes as they were looked at last."""
         options = DealerOptions(
             FRAME_BYTES_MAX, FRAMES_WAITING_MAX, FRAMES_WAITING_MAX, RECONNECT_MS, RECONNECT_MS_MAX, link_timeout
         )
@@ -77,6 +80,18 @@ class Connection:
         """The last stamp that was read, see `forge_consensus.actors.runtime.unread`."""
         self.untold = 0
         """How many bytes were read since the node was told what was read."""
+
+    def renew_keys(self) -> None:
+        """Take the keys by which the node may prove itself as they are now, if they may change."""
+        credentials = self.credentials
+        if credentials is None or credentials.present is None:
+            return
+        present = credentials.present()
+        if present is not self.present:
+            self.present = present
+            servers = credentials.of(self.address)
+            if servers != self.link.servers:
+                self.link.take_servers(servers)
 
     @property
     def reached(self) -> str:
@@ -156,6 +171,7 @@ def tend_links(connections: Iterable[Connection], told: list[Arrived]) -> float:
     now = time.monotonic()
     wake_at = inf
     for connection in connections:
+        connection.renew_keys()
         link = connection.link
         if link.wake_at <= now:
             if link.tick(now):

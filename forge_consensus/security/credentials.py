@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from forge_consensus.config.client_file import ClientFile
@@ -18,6 +18,7 @@ class Credentials:
         keys: the client's own pair.
         servers: node id, or address as ``HOST:PORT``, -> the public keys by which it may prove itself; several while a
             key is exchanged.
+        present: returns the same as it is now, for a client that outlives such an exchange; None if it stays.
 
     Raises `InvalidConfigError` for what is no public key, and without any.
 
@@ -25,12 +26,13 @@ class Credentials:
 
     keys: KeyPair
     servers: Mapping[str, tuple[str, ...]]
+    present: Callable[[], Mapping[str, tuple[str, ...]]] | None = field(default=None, repr=False, compare=False)
     known: tuple[str, ...] = field(init=False, repr=False)
     """All keys of `servers`, each once."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "servers", {name: tuple(keys) for name, keys in self.servers.items()})
-        object.__setattr__(self, "known", tuple(dict.fromkeys(key for keys in self.servers.values() for key in keys)))
+        object.__setattr__(self, "known", all_of(self.servers))
         if not self.known:
             raise InvalidConfigError(
                 "the credentials hold no public key of any node, and without one anybody could answer in a node's "
@@ -46,7 +48,13 @@ class Credentials:
         Where a node listens may change while its key stays, so only an address that is named in `servers` has keys of
         its own.
         """
-        return self.servers.get(address) or self.known
+        servers = self.servers if self.present is None else self.present()
+        return servers.get(address) or all_of(servers) or self.known
+
+
+def all_of(servers: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return all keys, each once."""
+    return tuple(dict.fromkeys(key for keys in servers.values() for key in keys))
 
 
 def credentials_of(file: ClientFile) -> Credentials | None:

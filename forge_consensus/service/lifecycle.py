@@ -268,7 +268,8 @@ class ServiceLifecycle(PublicSurface):
         security = self.settings.security
         if not (security.has_keys and security.client_key_file):
             return None
-        return own_credentials(security, access_of(self.settings))
+        host = self.host
+        return own_credentials(security, host.node.access if isinstance(host, ThreadNode) else access_of(self.settings))
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """End the node; outstanding commands get errors. Does nothing if the node was not started.

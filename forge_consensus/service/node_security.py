@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from forge_consensus.actors.runtime.access_control import AccessControl
@@ -75,8 +76,35 @@ def own_credentials(security: SecuritySettings, access: AccessControl | None) ->
     """
     if access is None or not security.client_key_file:
         return None
-    servers = {**servers_of(access.current), "this node": (access.keys.public,)}
-    return Credentials(read_key_file(security.client_key_file), servers)
+
+    present = PresentKeys(access)
+    return Credentials(read_key_file(security.client_key_file), present(), present)
+
+
+class PresentKeys:
+    """The keys of the nodes by the list in force, which changes while they are exchanged; the same map until it does.
+
+    Args:
+        access: that of this node, which is among them.
+
+    """
+
+    def __init__(self, access: AccessControl) -> None:
+        self.access = access
+        self.listed = access.current
+        self.keys = self.look()
+
+    def look(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the keys by the list that was looked at last."""
+        return {**servers_of(self.listed), "this node": (self.access.keys.public,)}
+
+    def __call__(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the keys as they are now."""
+        current = self.access.current
+        if current is not self.listed:
+            self.listed = current
+            self.keys = self.look()
+        return self.keys
 
 
 def check_own_client(security: SecuritySettings) -> None:
