@@ -253,6 +253,7 @@ class EventHistory:
 
     async def follow_once(self) -> None:
         """Take the events of one feed for as long as somebody reads. Raises `ConsensusError`."""
+        self.subject.check_key()
         self.ready.clear()
         self.began_at = time.time()
         since = await self.beginnings()

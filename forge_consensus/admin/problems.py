@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from forge_consensus.errors import (
     AlreadyExistsError,
+    AuthenticationFailedError,
     CommandError,
     CommandTooLargeError,
     CompactedError,
@@ -38,6 +39,7 @@ STATUSES: Final[dict[type[ConsensusError], int]] = {
     CommandTooLargeError: 413,
     InvalidPeerError: 422,
     CommandError: 422,
+    AuthenticationFailedError: 503,
 }
 """The statuses of errors that the middleware never meets; for the others see `verdict.status_of`."""
 PROBLEM_TITLES: Final[dict[type[ConsensusError], str]] = {
@@ -49,6 +51,7 @@ PROBLEM_TITLES: Final[dict[type[ConsensusError], str]] = {
     CommandTooLargeError: "too large",
     InvalidPeerError: "invalid member",
     CommandError: "the command failed",
+    AuthenticationFailedError: "the other nodes do not let this one ask",
 }
 
 

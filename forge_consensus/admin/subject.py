@@ -15,7 +15,7 @@ from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import NotStartedError
+from forge_consensus.errors import AuthenticationFailedError, NotStartedError
 from forge_consensus.output import json_text
 from forge_consensus.security.access import AccessList
 from forge_consensus.security.credentials import Credentials
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from forge_consensus.service.node import Node
     from forge_consensus.service.reloading import Reloader
 
+NO_KEY: Final = (
+    "the nodes let in only those who have a key, and this node's admin API has none to ask them with: give "
+    "security.client_key_file, whose public key stands with the role admin among the clients in the list of access"
+)
 REPORT_SECONDS: Final = 2.0
 """How long missing answers are waited for in a report of the whole cluster."""
 REPORT_AGE_SECONDS: Final = 0.5
@@ -297,8 +301,14 @@ class Subject:
             self.reporting = asyncio.ensure_future(self.make_report())
         return await asyncio.shield(self.reporting)  # whoever leaves does not end it for the others
 
+    def check_key(self) -> None:
+        """Raise `AuthenticationFailedError` where nodes let in only those who have a key, and the API has none."""
+        if self.seat.access() is not None and self.seat.credentials() is None:
+            raise AuthenticationFailedError(NO_KEY)
+
     async def make_report(self) -> Reported:
         """Ask every member, and note the answer."""
+        self.check_key()
         found = await asyncio.to_thread(self.ask_all)
         self.reported = Reported(found, time.monotonic())
         return self.reported

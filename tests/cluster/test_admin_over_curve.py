@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from forge_consensus import ConsensusExtension
 from forge_consensus.security.access import Principal, Token
+from forge_consensus.security.curve import KeyPair, write_key_file
 from forge_consensus.security.permissions import Role
 from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.node_process import NodeProcess
@@ -83,3 +86,24 @@ def test_a_member_with_a_new_key_is_reached_without_a_restart_of_the_others(clus
         wait_until_healthy(found[name])
     for web in found.values():
         web.close()
+
+
+def test_a_node_whose_api_has_no_key_says_so(tmp_path: Path) -> None:
+    write_key_file(tmp_path / "n1.key", KeyPair.made())
+    key = "the key of the settings"
+    extension = ConsensusExtension(
+        node_id="n1",
+        bind="127.0.0.1:0",
+        storage_path=str(tmp_path / "data"),
+        security={"curve_key_file": str(tmp_path / "n1.key")},
+        admin_api={"bind": "127.0.0.1:0", "enable_auth": True, "api_key": key},
+    )
+    with extension:
+        assert extension.admin is not None
+        with httpx.Client(base_url=extension.admin.url, headers={"Authorization": f"Bearer {key}"}) as web:
+            answer = web.get("v1/cluster")
+            assert (answer.status_code, answer.json()["code"]) == (503, "CONSENSUS_AUTHENTICATION_FAILED")
+            assert "security.client_key_file" in answer.json()["detail"]
+            assert web.get("v1/kv").status_code == 200, "the node itself is asked within the process"
+            with httpx.Client(base_url=extension.admin.url) as stranger:
+                assert stranger.get("v1/kv").status_code == 401
