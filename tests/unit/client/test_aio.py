@@ -83,7 +83,7 @@ def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> N
         }
         keys = {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "append", "entry", "entries"}
         keys |= {"transaction", "lease", "lease_info", "leases", "watch"}
-        assert names == calls | keys | {"timeout"}
+        assert names == calls | keys | {"timeout", "from_config"}
         assert repr(client).startswith("<AsyncClient endpoints=")
 
     run(cluster, work)

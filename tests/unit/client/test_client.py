@@ -413,7 +413,7 @@ def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
     }
     keys = {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "append", "entry", "entries"}
     keys |= {"transaction", "lease", "lease_info", "leases", "watch"}
-    assert names == calls | keys | {"timeout"}
+    assert names == calls | keys | {"timeout", "from_config"}
 
 
 @pytest.mark.parametrize("wrong", [RaftSettings(), "fast", {}, 0, ClientSettings])

@@ -19,7 +19,7 @@ def test_the_representation_shows_the_followed_nodes_and_the_state_of_the_feed()
 def test_completion_offers_the_public_names_and_no_internals() -> None:
     with EventFeed(NOBODY) as feed:
         names = {name for name in dir(feed) if not name.startswith("_")}
-    assert names == {"get", "aget", "positions", "silent", "close", "timeout", "queue_max"}
+    assert names == {"get", "aget", "positions", "silent", "close", "timeout", "queue_max", "from_config"}
 
 
 def test_a_finite_feed_raises_if_it_reaches_no_node() -> None:
