@@ -19,6 +19,7 @@ from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.client.routes import ANY, Route
 from forge_consensus.config.loading import load_config
 from forge_consensus.config.rows import parse
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.finite_range import FiniteRange
@@ -26,6 +27,9 @@ from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.security.encryption_key import key_of_settings, read_encryption_key
 
 TIMEOUT_SECONDS = 5.0
+KEY_VARIABLE = "FORGE_CONSENSUS_SECURITY__ENCRYPTION_KEY"
+KEY_KINDS = ("", "_file", "_command")
+"""What follows in the names of the variables, and of the settings, that give an encryption key."""
 SECONDS = Setting("seconds", "float", 0.0, Described(what="A time.", why="It is waited for.", unit="s"))
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -185,9 +189,8 @@ def key_option(function: Function) -> Function:
         click.option(
             "--key-file",
             type=click.Path(path_type=Path),
-            envvar="FORGE_CONSENSUS_SECURITY__ENCRYPTION_KEY_FILE",
-            show_envvar=True,
-            help="The file with the encryption key of the data, if it is encrypted.",
+            help="The file with the encryption key of the data, if it is encrypted. [default: the key that the "
+            "variables of a node give]",
         ),
         click.option(
             "-c",
@@ -205,10 +208,19 @@ def key_option(function: Function) -> Function:
 
 
 def key_given(key_file: Path | None, files: tuple[str, ...]) -> EncryptionKey | None:
-    """Return the key that a file holds, or that a configuration gives. Raises `InvalidConfigError`."""
+    """Return the key that a file holds, or that a configuration or the variables of a node give.
+
+    Raises `InvalidConfigError`.
+    """
     if key_file is not None:
         return read_encryption_key(key_file)
-    return key_of_settings(load_config(*files).node.security) if files else None
+    if files:
+        return key_of_settings(load_config(*files).node.security)
+    known: dict[str, Any] = {
+        f"encryption_key{kind}": os.environ.get(f"{KEY_VARIABLE}{kind.upper()}") for kind in KEY_KINDS
+    }
+    given = {name: text for name, text in known.items() if text}
+    return key_of_settings(SecuritySettings(enable_encryption=True, **given)) if given else None
 
 
 READ_OPTIONS = (

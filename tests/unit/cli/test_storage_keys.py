@@ -12,7 +12,7 @@ from tests.worlds.cli_world import Shell
 from tests.worlds.ledger_world import World, put
 
 SHELL = Shell("")
-VARIABLE = "FORGE_CONSENSUS_SECURITY__ENCRYPTION_KEY_FILE"
+VARIABLE = "FORGE_CONSENSUS_SECURITY__ENCRYPTION_KEY"
 
 
 @pytest.fixture
@@ -44,9 +44,10 @@ def test_a_folder_is_encrypted_read_rotated_and_decrypted(
     assert "and no key was given" in run("log", "verify", "--data", folder, code=78)
     assert "and the key given is" in run("log", "verify", "--data", folder, "--key-file", two, code=78)
     assert "all whole" in run("log", "verify", "--data", folder, "--key-file", one)
-    with monkeypatch.context() as patched:
-        patched.setenv(VARIABLE, str(one))
-        assert "committed at least to" in run("log", "inspect", "--data", folder)
+    for kind, value in (("_FILE", str(one)), ("", read_encryption_key(one).secret.hex()), ("_COMMAND", f"cat {one}")):
+        with monkeypatch.context() as patched:
+            patched.setenv(f"{VARIABLE}{kind}", value)
+            assert "committed at least to" in run("log", "inspect", "--data", folder)
     config = tmp_path / "node.yaml"
     security = f"security: {{enable_encryption: true, encryption_key_file: {one}}}\n"
     config.write_text(f"node_id: n1\nbind: 127.0.0.1:7001\n{security}")

@@ -19,6 +19,7 @@ from forge_consensus.storage.backends.keyring import KEYS, OWNER
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import TABLES, Batch
 from tests.worlds.backends import KEY
+from tests.worlds.ledger_world import World, put
 
 OTHER = EncryptionKey(bytes(range(1, 33)))
 VALUE = b"planted in the tables"
@@ -71,6 +72,42 @@ def test_a_row_that_was_moved_or_changed_comes_out_as_damaged() -> None:
         VALUE + b"2",
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ("log", "log entry .* fails its checksum"),
+        ("meta", "the ledger's .* fails its checksum"),
+        ("kv", None),
+        ("events", None),
+    ],
+)
+def test_a_node_meets_a_changed_row_as_one_that_its_disk_spoilt(tmp_path: Path, table: str, why: str | None) -> None:
+    world = World("encrypted", tmp_path)
+    world.lead()
+    world.do(*[put(f"k{n}", n) for n in range(5)])
+    with world.turn():
+        world.ledger.journal.append(world.ledger.numbers.next(), world.now, b"event")
+    world.checkpoint()
+    assert isinstance(world.tables, EncryptedTables)
+    inner, batch = world.tables.tables, Batch()
+    for key, row in inner.scan(table):
+        if key not in (KEYS, OWNER):
+            batch.put(table, key, row[:-1] + bytes((row[-1] ^ 1,)))
+    assert batch
+    inner.commit(batch)
+    if why is not None:
+        with pytest.raises(CorruptionError, match=why):
+            world.crash()
+    else:
+        world.crash()  # such rows are read when somebody asks for them
+        if table == "kv":
+            with pytest.raises(CorruptionError, match="fails its checksum"):
+                world.ledger.applier.machine.query("k1")
+        else:
+            assert not world.ledger.journal.read(1, 10).rows
+    world.close()
 
 
 def test_a_row_of_another_folder_under_the_same_key_is_noticed() -> None:

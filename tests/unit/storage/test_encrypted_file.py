@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,18 +12,23 @@ import pytest
 from forge_consensus.errors import CorruptionError, InvalidConfigError
 from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends import encrypted_file
+from forge_consensus.storage.backends.encrypted import EncryptedTables
 from forge_consensus.storage.backends.encrypted_file import (
     HEAD_BYTES,
+    MAGIC,
     DecryptedFile,
     EncryptedWriter,
     OneKey,
     key_id_of,
     stored_size,
 )
+from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.snapshots import file as snapshot_file
-from forge_consensus.storage.snapshots.file import read_at, read_chunks, verify, write_snapshot
+from forge_consensus.storage.snapshots.export import exporter
+from forge_consensus.storage.snapshots.file import WholeCheck, read_at, read_chunks, verify, write_snapshot
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from tests.worlds.backends import KEY
+from tests.worlds.ledger_world import World, put
 
 KEYS = OneKey(KEY)
 OTHER = OneKey(EncryptionKey(bytes(range(1, 33))))
@@ -88,6 +95,42 @@ def snapshot(folder: Path) -> snapshot_file.SnapshotInfo:
     folder.mkdir(exist_ok=True)
     chunks = [b"planted" * 40, b"", os.urandom(1000)]
     return write_snapshot(folder, {"index": 7, "term": 2, "sessions": []}, chunks, KEYS)
+
+
+def test_a_backup_that_is_encrypted_is_sent_as_it_is_with_its_checksum(tmp_path: Path) -> None:
+    stored = snapshot(tmp_path / "from").path.read_bytes()
+    for size in (len(MAGIC), 100, len(stored)):
+        check = WholeCheck(len(stored))
+        for start in range(0, len(stored), size):
+            check.take(stored[start : start + size])
+        assert check.sha256() == sha256(stored).hexdigest()
+    check = WholeCheck(len(stored))
+    check.take(stored[:-1])
+    with pytest.raises(CorruptionError):
+        check.sha256()
+
+
+@pytest.mark.parametrize("python", [None, sys.executable], ids=["thread", "process"])
+def test_a_helper_writes_the_encrypted_snapshot_of_encrypted_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str | None
+) -> None:
+    for module in (encrypted_file, "forge_consensus.storage.snapshots.receiver"):
+        for name, value in (("BLOCK_BYTES", 64 << 10), ("STORED_BYTES", (64 << 10) + 28)):
+            monkeypatch.setattr(f"{module if isinstance(module, str) else module.__name__}.{name}", value)
+    monkeypatch.setattr("forge_consensus.storage.snapshots.export.find_python", lambda: python)
+    world = World("encrypted", tmp_path)
+    world.lead()
+    world.do(*[put(f"k{n}", "planted") for n in range(50)])
+    world.checkpoint()
+    job = exporter(world.tables, world.folder, KeyValueMachine, 30.0)
+    for _ in range(2):
+        info = job()
+        assert b"planted" not in info.path.read_bytes()
+        assert verify(info.path, world.tables.files).index == world.ledger.applier.on_disk
+        assert isinstance(world.tables, EncryptedTables)
+        world.tables.take_key(OTHER.key)  # the next helper is given that one
+    assert key_id_of(info.path) == OTHER.key.id
+    world.close()
 
 
 def test_a_snapshot_under_a_key_is_the_same_snapshot(tmp_path: Path) -> None:

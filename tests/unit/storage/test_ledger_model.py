@@ -248,6 +248,12 @@ def test_over_memory_the_ledger_is_as_the_model_after_every_turn(steps: list[tup
     play("memory", steps)
 
 
+@settings(max_examples=effort(5, 50), deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_over_encrypted_tables_a_long_walk_leaves_both_with_the_same(seed: int) -> None:
+    play("encrypted", walk(seed, 150))
+
+
 @settings(max_examples=effort(30, 100), deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_over_memory_a_long_walk_leaves_both_with_the_same(seed: int) -> None:
