@@ -21,7 +21,7 @@ from forge_consensus.admin.shared import Shared
 from forge_consensus.errors import ConsensusError, OutcomeUnknownError
 from forge_consensus.middleware.asgi import Receive, Scope, Sender
 from forge_consensus.middleware.request import READS
-from forge_consensus.middleware.verdict import PROBLEM_TYPE, leader_headers
+from forge_consensus.middleware.verdict import PROBLEM_TYPE, contact_headers, standing_headers
 from forge_consensus.process.log import LogLines
 from forge_consensus.service.leadership import Standing
 
@@ -162,7 +162,8 @@ class Exchange:
         had = {name for name, _ in response.raw_headers}
         found = [*SECURITY_HEADERS, (b"x-request-id", self.request_id.encode())]
         if standing is not None:
-            found += raw_leader_headers(standing)
+            found += raw_standing_headers(standing)
+            found += [(name.lower().encode(), text.encode()) for name, text in contact_headers(standing)]
         response.raw_headers += [pair for pair in found if pair[0] not in had]
 
     async def handled(self, operations: Mapping[str, Operation]) -> Response | None:
@@ -181,7 +182,7 @@ class Exchange:
         if self.api.subject is None and not operation.while_starting:
             text = "the node is starting: try again in a moment"
             raise ProblemError(503, "starting", text, "STARTING", retryable=True, headers={"Retry-After": "1"})
-        arguments = {**self.of_path(operation), **query_of(operation, self.scope.get("query_string", b""))}
+        arguments = {**self.of_path(operation), **self.of_query(operation)}
         if self.caller is not None:
             self.caller.check(operation, arguments, of_keys=self.api.keeps_keys)
         body, media_type = await self.body_of(operation)
@@ -203,6 +204,10 @@ class Exchange:
             return Response(status_code=204, headers=headers)
         text = f"{self.method} is not possible here: there are {', '.join(allowed)}"
         raise ProblemError(405, "method not allowed", text, headers=headers)
+
+    def of_query(self, operation: Operation) -> dict[str, Any]:
+        """Return the arguments in the query, and in the headers that say the same. Raises `ProblemError`."""
+        return query_of(operation, self.scope.get("query_string", b""), self.headers)
 
     def of_path(self, operation: Operation) -> dict[str, Any]:
         """Return the arguments in the path. Raises `ProblemError`, also for one that is not UTF-8."""
@@ -295,9 +300,9 @@ class Exchange:
 
 
 @lru_cache(maxsize=64)
-def raw_leader_headers(standing: Standing) -> tuple[tuple[bytes, bytes], ...]:
+def raw_standing_headers(standing: Standing) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that tell who answers and who leads, as ASGI has them."""
-    return tuple((name.lower().encode(), text.encode("latin-1")) for name, text in leader_headers(standing))
+    return tuple((name.lower().encode(), text.encode("latin-1")) for name, text in standing_headers(standing))
 
 
 class WholeRoute(Route):

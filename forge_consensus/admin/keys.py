@@ -30,8 +30,16 @@ from forge_consensus.client.key_commands import (
     set_command,
 )
 from forge_consensus.client.key_records import KeyEntry
-from forge_consensus.middleware.request import Consistency
+from forge_consensus.middleware.request import (
+    AGE_HEADERS,
+    INDEX_HEADERS,
+    LEVEL_HEADERS,
+    SPELLINGS,
+    STALE_HEADERS,
+    Consistency,
+)
 from forge_consensus.middleware.rules import QUERY_WORDS
+from forge_consensus.middleware.verdict import freshness_headers
 from forge_consensus.output import INT_EXACT_MAX, json_text
 from forge_consensus.security.permissions import RESERVED
 from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX
@@ -49,12 +57,26 @@ READING: Final = (
     Argument(
         "consistency",
         "How new the answer must be: everything that was acknowledged before (linearizable, lease), what was committed "
-        "before a given time (bounded), or whatever this node has (eventual).",
-        default="linearizable",
-        choices=tuple(str(level) for level in Consistency),
+        "before a given time (bounded), or whatever this node has (eventual). Without it, linearizable.",
+        choices=tuple(str(word) for word in SPELLINGS),
+        headers=LEVEL_HEADERS,
+        meanings=tuple((str(word), str(level)) for word, level in SPELLINGS.items()),
     ),
     Argument(
-        "max_staleness", "How old a bounded answer may be.", "seconds", default=5.0, minimum=0.001, maximum=86_400
+        "allow_stale",
+        "Whether whatever this node has will do, where no consistency is asked for.",
+        "boolean",
+        default=False,
+        headers=STALE_HEADERS,
+    ),
+    Argument(
+        "max_staleness",
+        "How old a bounded answer may be.",
+        "seconds",
+        default=5.0,
+        minimum=0.001,
+        maximum=86_400,
+        headers=AGE_HEADERS,
     ),
     Argument(
         "min_index",
@@ -63,6 +85,7 @@ READING: Final = (
         default=0,
         minimum=0,
         maximum=INT_EXACT_MAX,
+        headers=INDEX_HEADERS,
     ),
 )
 ENTRY: Final[Schema] = {
@@ -99,20 +122,29 @@ def index_header(applied: int) -> dict[str, str]:
     return {"X-Raft-Index": str(applied)}
 
 
-async def read(call: Call, query: Any) -> ReadDetail:
-    """Answer a query of the consistency that the request asks for."""
-    level = Consistency.of(call["consistency"])
+def level_of(call: Call) -> Consistency:
+    """Return how new the answer to a request must be."""
+    if call["consistency"] is not None:
+        return Consistency.of(call["consistency"])
+    return Consistency.EVENTUAL if call["allow_stale"] else Consistency.STRONG
+
+
+async def read(call: Call, query: Any) -> tuple[ReadDetail, dict[str, str]]:
+    """Answer a query of the consistency that the request asks for; returns the headers that tell of it too."""
+    level = level_of(call)
     bound = call["max_staleness"] if level is Consistency.BOUNDED else None
-    return await call.client.read_detail(
+    detail = await call.client.read_detail(
         query, QUERY_WORDS[level], call.seconds, max_staleness=bound, after_index=call["min_index"]
     )
+    standing = await call.api.standing() if level is Consistency.EVENTUAL else None
+    told = freshness_headers(level, detail.applied, detail.stale_ms, standing)
+    return detail, {**index_header(detail.applied), **dict(told)}
 
 
 async def get_key(call: Call) -> Response:
     """Return a key, or wait until it changes and return it then."""
     await until_changed(call, key=call["key"])
-    detail = await read(call, {"entry": call["key"]})
-    headers = index_header(detail.applied)
+    detail, headers = await read(call, {"entry": call["key"]})
     if detail.value is None:
         text = f"{call['key']!r} has no value (as of log entry {detail.applied})"
         raise ProblemError(404, "no such key", text, "KEY_NOT_FOUND", headers=headers)
@@ -207,10 +239,10 @@ async def list_keys(call: Call) -> Response:
     """Return one page of keys with their values, or wait until one of them changes and return it then."""
     await until_changed(call, prefix=call["prefix"])
     after, start, end = (call[name] or None for name in ("after", "start", "end"))
-    detail = await read(call, entries_query(call["prefix"], call["limit"], after, start, end, call["reverse"]))
+    detail, headers = await read(call, entries_query(call["prefix"], call["limit"], after, start, end, call["reverse"]))
     pairs = [entry_row(KeyEntry.of_row(row)) for row in detail.value]
     more = len(pairs) == call["limit"]
-    return answer({"pairs": pairs, "more": more, "applied": detail.applied}, headers=index_header(detail.applied))
+    return answer({"pairs": pairs, "more": more, "applied": detail.applied}, headers=headers)
 
 
 # --- any machine -----------------------------------------------------------------------------------------------------
@@ -232,10 +264,9 @@ async def apply(call: Call) -> Response:
 async def query_machine(call: Call) -> Response:
     """Answer a query of the state machine."""
     try:
-        detail = await read(call, call.body)
+        detail, headers = await read(call, call.body)
     except ValueError as error:
         raise invalid(f"the query cannot be sent: {error}") from error
-    headers = index_header(detail.applied)
     return answer({"result": jsonable(detail.value), "applied": detail.applied}, headers=headers)
 
 

@@ -37,8 +37,8 @@ CHANGES: Final = (404, 409, 422)
 VALUE_TYPES: Final = ("text/plain", JSON_TYPE, "application/octet-stream")
 DESCRIPTION: Final = """\
 The admin API of one node of a forge-consensus cluster. Any node can be asked: what needs the leader is sent on. Every
-answer has `X-Raft-Node`, `X-Raft-Role`, `X-Raft-Term`, `X-Raft-Leader` and `X-Request-ID`; every error is a problem of
-RFC 9457."""
+answer has `X-Raft-Node`, `X-Raft-Role`, `X-Raft-Term`, `X-Raft-Leader`, `X-Raft-Last-Contact-Ms` and `X-Request-ID`,
+and what read state `X-Raft-Index` and `X-Raft-Consistency` too; every error is a problem of RFC 9457."""
 OPEN: Final = " Nobody is asked who they are: bind it to an address that only friends reach."
 ASKS: Final = " It asks for a token or a certificate; `x-permission` of an operation says what its holder needs."
 SCHEMES: Final[dict[str, Any]] = {
@@ -113,7 +113,7 @@ def parameter(argument: Argument) -> dict[str, Any]:
         "name": argument.name,
         "in": argument.where,
         "required": argument.where == "path" or argument.required,
-        "description": argument.what,
+        "description": argument.told,
         "schema": argument.schema,
     }
     if argument.takes_nothing:

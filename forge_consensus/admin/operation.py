@@ -7,7 +7,8 @@ import json
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
@@ -40,6 +41,7 @@ NAME_CHARS_TOLD_MAX: Final = 80
 SINCE: Final = "index"
 WAIT: Final = "wait"
 """The arguments that say since when something must have changed, and for how long a request is kept until it has."""
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 SECONDS_MIN: Final = 0.1
 """A shorter time would be over before a healthy node can answer."""
 FLOAT_MAX: Final = sys.float_info.max
@@ -81,6 +83,15 @@ class Argument:
     repeats: bool = False
     """Whether a query may give it several times; the values then have commas between them."""
     example: Any = None
+    headers: tuple[str, ...] = ()
+    """Headers of a request that say the same as a parameter of its query."""
+    meanings: tuple[tuple[str, str], ...] = ()
+    """Words with the values that they mean, where a value has several words; they are read in any case."""
+
+    @property
+    def told(self) -> str:
+        """What it means, and how else it can be said."""
+        return f"{self.what} Also as the header {' or '.join(self.headers)}." if self.headers else self.what
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -106,7 +117,7 @@ class Argument:
 
     def of_text(self, text: str) -> Any:
         """Return the value that a text in a path or a query stands for. Raises `ProblemError`."""
-        value: Any = text
+        value: Any = dict(self.meanings).get(text.strip().lower(), text) if self.meanings else text
         if self.kind == "integer":
             value = int(text) if WHOLE.fullmatch(text) and text.isascii() else None
         elif self.kind == "boolean":
@@ -286,8 +297,11 @@ def timeout_argument(seconds: float, seconds_max: float) -> Argument:
     )
 
 
-def query_of(operation: Operation, query: bytes) -> dict[str, Any]:
-    """Return the arguments that a query gives. Raises `ProblemError` for an unknown one, and for a wrong value."""
+def query_of(operation: Operation, query: bytes, headers: Mapping[str, str] = NO_HEADERS) -> dict[str, Any]:
+    """Return the arguments that a query gives, or the headers that say the same; `headers` by name in lower case.
+
+    Raises `ProblemError` for an unknown one, for a wrong value, and for two places that contradict each other.
+    """
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX, errors="strict")
     except (ValueError, UnicodeDecodeError) as error:
@@ -299,7 +313,25 @@ def query_of(operation: Operation, query: bytes) -> dict[str, Any]:
             raise unknown("parameter", name, known)
         again = known[name].repeats and name in found
         found[name] = known[name].of_text(f"{found[name]},{text}" if again else text)
+    for each in known.values():
+        take_headers(each, headers, found)
     return with_defaults(found, operation.allowed)
+
+
+def take_headers(argument: Argument, headers: Mapping[str, str], found: dict[str, Any]) -> None:
+    """Add to what a query gives what the headers say of one argument. Raises `ProblemError`."""
+    place = "the query"
+    for header in argument.headers:
+        text = headers.get(header.lower(), "").strip()
+        if not text:
+            continue
+        value = replace(argument, name=header).of_text(text)
+        if found.setdefault(argument.name, value) != value:
+            raise invalid(
+                f"{argument.name} is {json_text(found[argument.name])} in {place} and {json_text(value)} in the header "
+                f"{header}: give one of them"
+            )
+        place = f"the header {header}" if place == "the query" else place
 
 
 def fields_of(operation: Operation, body: Any) -> dict[str, Any]:

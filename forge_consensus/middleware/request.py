@@ -62,6 +62,13 @@ SPELLINGS: Final = {
 }
 
 
+LEVEL_HEADERS: Final = ("X-Raft-Consistency", "X-Consistency-Level")
+AGE_HEADERS: Final = ("X-Raft-Max-Staleness", "X-Max-Staleness")
+INDEX_HEADERS: Final = ("X-Raft-Min-Index",)
+STALE_HEADERS: Final = ("X-Allow-Stale",)
+"""The headers by which a request says how new the data must be, those of the Go original last."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The part of a request that the rules look at."""
@@ -94,19 +101,20 @@ class Request:
     def says(self, parameter: str, *headers: str) -> str:
         """What the request says in a parameter of its query, or else in the first of these headers; "" for nothing."""
         values = self.query.get(parameter)
-        return values[-1] if values else next((self.headers[name] for name in headers if name in self.headers), "")
+        names = [name.lower() for name in headers]
+        return values[-1] if values else next((self.headers[name] for name in names if name in self.headers), "")
 
     def consistency(self, default: Consistency) -> Consistency:
         """The level that the request asks for. Raises `InvalidConfigError` for a word that is none."""
-        said = self.says("consistency", "x-raft-consistency", "x-consistency-level")
+        said = self.says("consistency", *LEVEL_HEADERS)
         if said:
             return Consistency.of(said)
-        allowed = self.says("allow_stale", "x-allow-stale").lower() == "true"
+        allowed = self.says("allow_stale", *STALE_HEADERS).lower() == "true"
         return Consistency.EVENTUAL if allowed else default
 
     def max_staleness(self, default: float) -> float:
         """How many seconds old the data may be. Raises `InvalidConfigError` for what is no time."""
-        said = self.says("max_staleness", "x-raft-max-staleness", "x-max-staleness")
+        said = self.says("max_staleness", *AGE_HEADERS)
         if not said:
             return default
         seconds: float = parse(MAX_STALENESS, said)
@@ -115,7 +123,7 @@ class Request:
 
     def min_index(self) -> int:
         """The log entry that the data must reflect, 0 for none. Raises `InvalidConfigError` for what is no index."""
-        said = self.says("min_index", "x-raft-min-index")
+        said = self.says("min_index", *INDEX_HEADERS)
         if not said:
             return 0
         if said.isascii() and said.isdigit() and len(said) < NUMBER_CHARS_MAX and int(said) <= INDEX_MAX:

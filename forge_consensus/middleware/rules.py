@@ -16,11 +16,11 @@ from forge_consensus.middleware.request import FORWARDED, Consistency, Request
 from forge_consensus.middleware.verdict import (
     TEMPORARY_REDIRECT,
     Confirmed,
-    Headers,
     Pass,
     Refuse,
     Send,
     Verdict,
+    freshness_headers,
     header_text,
     leader_headers,
     refusal,
@@ -163,9 +163,10 @@ def consistency(default: Consistency, max_staleness: float, timeout: float | Non
             bound = request.max_staleness(max_staleness) if override else max_staleness
         detail: ReadDetail = yield AskState(QUERY_WORDS[level], timeout, bound, request.min_index())
         confirmed = Confirmed(level, detail.applied, detail.stale_ms)
-        headers: Headers = (("X-Raft-Consistency", str(level)), ("X-Consistency-Level", str(level)))
-        if level in {Consistency.BOUNDED, Consistency.EVENTUAL}:
-            headers += (("X-Raft-Stale-Ms", str(detail.stale_ms)),)
+        standing = None
+        if level is Consistency.EVENTUAL:
+            standing = yield AskStanding()
+        headers = freshness_headers(level, detail.applied, detail.stale_ms, standing)
         return Pass(confirmed=confirmed, headers=headers, tells_index=True)
 
     return rule

@@ -32,6 +32,7 @@ STANDING_KEY: Final = "consensus.standing"
 CONFIRMED_KEY: Final = "consensus.confirmed"
 """Where an application finds in its scope or environment what the middleware found out."""
 INDEX: Final = "X-Raft-Index"
+CONTACT: Final = "X-Raft-Last-Contact-Ms"
 BAD_REQUEST: Final = 400
 LENGTH_REQUIRED: Final = 411
 INTERNAL: Final = 500
@@ -136,6 +137,30 @@ def header_text(text: str) -> str:
 
 
 def leader_headers(standing: Standing) -> Headers:
+    """Who answers, who leads, and how long ago the leader was heard."""
+    return (*standing_headers(standing), *contact_headers(standing))
+
+
+def contact_headers(standing: Standing) -> Headers:
+    """How many milliseconds ago a leader was heard, if ever one was."""
+    return () if standing.last_contact is None else ((CONTACT, str(max(0, round(standing.last_contact * 1000)))),)
+
+
+def freshness_headers(level: Consistency, applied: int, stale_ms: int, standing: Standing | None) -> Headers:
+    """How new the state is that was read or confirmed, under the names of this package and of the Go original.
+
+    `applied` is the entry that it reflects; `standing` tells what is committed, where the state may be old.
+    """
+    found: Headers = (("X-Raft-Consistency", str(level)), ("X-Consistency-Level", str(level)))
+    if level in {Consistency.BOUNDED, Consistency.EVENTUAL}:
+        found += (("X-Raft-Stale-Ms", str(stale_ms)),)
+    if level is Consistency.EVENTUAL and standing is not None:
+        committed = max(standing.commit_index, applied)
+        found += (("X-Commit-Index", str(committed)), ("X-Last-Applied", str(applied)))
+    return found
+
+
+def standing_headers(standing: Standing) -> Headers:
     """Who answers and who leads, under the names of this package and of the Go original."""
     node, cluster, term = header_text(standing.node_id), header_text(standing.cluster_id), str(standing.term)
     found = [

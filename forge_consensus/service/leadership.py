@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from forge_consensus.actors.runtime.status import NodeStatus
@@ -33,6 +33,10 @@ class Standing:
     leader_url: str
     """Where the leader's application answers HTTP (its `http_url`), "" if that is not known."""
     term: int
+    last_contact: float | None = field(default=None, compare=False)
+    """Seconds since a leader's request arrived: 0 on the leader itself, None if none ever did."""
+    commit_index: int = field(default=0, compare=False)
+    """Up to which log entry the node knows that it is committed."""
 
     def not_leading(self) -> ConsensusError:
         """The error for a caller that needs the leader: it names it, if it is known."""
@@ -52,7 +56,17 @@ def standing_of(report: LeaderReport, node_id: str, cluster_id: str, http_url: s
         leader, url = node_id, http_url
     elif leader == node_id:
         leader, url = None, ""
-    return Standing(node_id, cluster_id, report.role, report.leading, leader, url, report.term)
+    return Standing(
+        node_id,
+        cluster_id,
+        report.role,
+        report.leading,
+        leader,
+        url,
+        report.term,
+        report.last_contact,
+        report.commit_index,
+    )
 
 
 class LeadershipChecker:

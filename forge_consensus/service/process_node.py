@@ -286,7 +286,9 @@ class ProcessNode:
         """Return who leads, as a status has it."""
         leading = status.leader_id == status.node_id and status.role == "leader"
         url = next((row.http_url for row in status.nodes if row.id == status.leader_id), "")
-        return LeaderReport(leading, status.leader_id, status.role, status.term, url)
+        return LeaderReport(
+            leading, status.leader_id, status.role, status.term, url, status.last_contact, status.commit_index
+        )
 
     def port(self) -> None:
         """Return None, because the node is in another process."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from forge_consensus.actors.runtime.actor import ReloadConfiguration
 from forge_consensus.actors.runtime.engine import SettingsChange
-from forge_consensus.actors.runtime.status import NodeStatus, http_url_of
+from forge_consensus.actors.runtime.status import NodeStatus, http_url_of, leader_silence
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError, fresh
@@ -33,6 +33,10 @@ class LeaderReport(NamedTuple):
     term: int
     leader_url: str = ""
     """Where the leader's application answers HTTP; "" if it is not known."""
+    last_contact: float | None = None
+    """Seconds since a leader's request arrived: 0 on the leader itself, None if none ever did."""
+    commit_index: int = 0
+    """Up to which log entry this node knows that it is committed."""
 
 
 class Host(Protocol):
@@ -189,7 +193,8 @@ def report_of(engine: Any) -> LeaderReport:
     shared, ledger = engine.shared, engine.ledger
     leading, leader = ledger.leading_term is not None, shared.leader
     url = http_url_of(engine, leader) if leader is not None else ""
-    return LeaderReport(leading, leader, str(shared.role), ledger.term, url)
+    silence = 0.0 if leading else leader_silence(engine)
+    return LeaderReport(leading, leader, str(shared.role), ledger.term, url, silence, ledger.commit_index)
 
 
 def typed(fault: BaseException) -> ConsensusError:

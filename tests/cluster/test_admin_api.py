@@ -122,6 +122,11 @@ def test_keys_are_written_and_read_through_any_node(site: Site) -> None:
         own = site.get(name, f"/v1/kv/a/b/é?consistency=eventual&min_index={index}&raw=true")
         assert (own.text, own.headers["content-type"]) == ("grüß", "text/plain; charset=utf-8")
         assert int(own.headers["x-raft-index"]) >= index
+        assert (own.headers["x-raft-consistency"], found.headers["x-raft-consistency"]) == ("eventual", "linearizable")
+        assert int(own.headers["x-commit-index"]) >= int(own.headers["x-last-applied"]) >= index
+        assert int(own.headers["x-raft-last-contact-ms"]) >= 0
+        by_header = site.web.get(f"{url[name]}/v1/kv/a/b/é", headers={"X-Allow-Stale": "true"})
+        assert by_header.headers["x-raft-consistency"] == "eventual"
     site.web.put(f"{url['n2']}/v1/kv/a/c", content=b"\xff\0", headers={"Content-Type": "application/octet-stream"})
     site.web.put(f"{url['n3']}/v1/kv/a/d", json={"x": [1, 2.5, None]})
     page = site.get("n1", "/v1/kv?prefix=a/&limit=2").json()
