@@ -36,8 +36,8 @@ DAMAGED: Final = b"\0"
 REWRITTEN_ROWS: Final = 500
 REWRITTEN_BYTES: Final = 256 << 10
 """How many rows, and about how many bytes, one commit writes anew under the newest data key: some 2 ms."""
-PAGE_ROWS: Final = 20
-"""So many rows are read at once for that, because each may have a megabyte."""
+PAGE_ROWS: Final = 100
+"""So many rows are read at once for that, at most; few at first, because each may have a megabyte."""
 STAMP_BYTES: Final = 16
 
 
@@ -221,14 +221,15 @@ class EncryptedTables(EncryptedView, Tables):
         ring = self.ring
         newest, left_rows, left_bytes = ring.newest, REWRITTEN_ROWS, REWRITTEN_BYTES
         table, start = ring.place or (TABLES[0], b"")
+        count = 1
         while left_rows > 0 and left_bytes > 0:
-            page = self.tables.scan(table, start, limit=PAGE_ROWS)
+            page = self.tables.scan(table, start, limit=min(count, left_rows))
             if not page:
                 following = TABLES.index(table) + 1
                 if following == len(TABLES):
                     ring.end_rewriting()
                     return
-                table, start = TABLES[following], b""
+                table, start, count = TABLES[following], b"", 1
                 continue
             old = [(key, row) for key, row in page if epoch_of(row) != newest.epoch]
             whole = [(key, value) for key, value in self.values(table, old) if value != DAMAGED]
@@ -236,8 +237,10 @@ class EncryptedTables(EncryptedView, Tables):
                 whole = [(key, value) for key, value in whole if key not in PLAIN_ROWS]
             batch.put_all(table, newest.encrypt_all(whole, self.bound[table]))
             start = page[-1][0] + b"\0"
-            left_rows -= PAGE_ROWS
-            left_bytes -= sum(len(row) for _, row in page)
+            size_bytes = sum(len(row) for _, row in page)
+            left_rows -= len(page)
+            left_bytes -= size_bytes
+            count = max(1, min(4 * count, PAGE_ROWS, left_bytes * len(page) // max(1, size_bytes)))
         ring.place = table, start
 
     # --- the guard ---------------------------------------------------------------------------------------------------

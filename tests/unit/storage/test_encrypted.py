@@ -195,6 +195,19 @@ def test_another_key_takes_over_and_old_rows_are_written_anew_in_slices(monkeypa
         assert sorted(again.ring.keys) == [2]
 
 
+def test_a_slice_ends_by_bytes_too_so_that_large_rows_do_not_hold_up_a_turn() -> None:
+    inner = MemoryTables()
+    tables = filled(inner, 0)
+    batch = Batch()
+    batch.append("log", [(b"%03d" % number, bytes(encrypted.REWRITTEN_BYTES // 2)) for number in range(20)])
+    tables.commit(batch)
+    written: list[int] = []
+    inner.before_commit = lambda batch: written.append(batch.size_bytes)
+    tables.take_key(OTHER)
+    assert drained(tables) > 5
+    assert max(written) < 3 * encrypted.REWRITTEN_BYTES
+
+
 def test_a_crash_between_two_slices_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encrypted, "REWRITTEN_ROWS", 20)
     inner = MemoryTables()
