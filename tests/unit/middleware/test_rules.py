@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -314,6 +315,16 @@ def test_how_old_the_state_may_be_is_told(ask: Ask) -> None:
     assert answer.headers["x-raft-stale-ms"] == "120"
     assert answer.headers["x-raft-index"] == "50", "the state is newer than what this node's callers saw"
     assert app.found == [Confirmed(Consistency.BOUNDED, 50, 120)]
+
+
+def test_an_eventual_answer_tells_what_is_committed_and_applied_and_when_the_leader_was_heard(ask: Ask) -> None:
+    standing = replace(FOLLOWING, last_contact=0.25, commit_index=60)
+    answer, _ = ask(made(ToldChecker(standing, ReadDetail(None, 50, 120))).consistency("eventual"))
+    assert (answer.headers["x-commit-index"], answer.headers["x-last-applied"]) == ("60", "50")
+    answer, _ = ask(made(ToldChecker(standing)).add_leader_header())
+    assert answer.headers["x-raft-last-contact-ms"] == "250"
+    answer, _ = ask(made(ToldChecker(FOLLOWING)).consistency("strong"))
+    assert "x-commit-index" not in answer.headers
 
 
 # --- making it -------------------------------------------------------------------------------------------------------
