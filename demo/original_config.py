@@ -49,9 +49,11 @@ def show_tuning() -> None:
     """Load the second file on top of the first, and run a node by them."""
     print("== Performance Tuning ==")
     with tempfile.TemporaryDirectory() as folder:
+        address = f"127.0.0.1:{free_ports(1)[0]}"
         own = {
             "security": WITHOUT_TLS,
-            "peers": {"node-1": f"127.0.0.1:{free_ports(1)[0]}"},  # the file's members are on other machines
+            "bind": address,  # a node without keys serves its own machine only, and the file says all addresses
+            "peers": {"node-1": address},  # the file's members are on other machines
             "storage_path": folder,
         }
         config = load_config(CONFIG, TUNING, environment={}, **own)

@@ -84,17 +84,26 @@ class Door:
         """Let a connection in, on probation, or not at all."""
         self.forget(descriptor)  # the number of an earlier one
         if self.failed is not None:
+            self.make_room()
             self.unproven[descriptor] = None
-            if len(self.unproven) > UNPROVEN_MAX or len(self.inside) >= self.limit:
-                self.expel(next(iter(self.unproven)))
-                if descriptor not in self.unproven:
-                    return
         if len(self.inside) < self.limit:
             self.inside.add(descriptor)
         elif len(self.probation) < RESERVE:
             self.probation[descriptor] = now + PROBATION_SECONDS
         else:
             self.turn_away(descriptor)
+
+    def make_room(self) -> None:
+        """Shut the connection that has been trying for longest to prove a key, if they are too many, or in the way."""
+        found = None
+        if len(self.unproven) >= UNPROVEN_MAX:
+            found = next(iter(self.unproven))
+        elif len(self.inside) >= self.limit:
+            found = next((one for one in self.unproven if one in self.inside), None)
+            if found is None and len(self.probation) >= RESERVE:
+                found = next((one for one in self.unproven if one in self.probation), None)
+        if found is not None:
+            self.expel(found)
 
     def proven(self, descriptor: int, key: str) -> None:
         """Note which key a connection has proven."""

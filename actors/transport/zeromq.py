@@ -32,6 +32,7 @@ from forge_consensus.storage.opening import Opened
 LINES = LogLines(__name__)
 WAIT_SECONDS_MAX = 0.1
 """The longest wait for frames, which bounds the lost time that goes unnoticed."""
+LISTEN_MS = 10
 GATEWAY = "gateway"
 LATE_SECONDS = 0.02
 """A larger delay counts as time in which the node did not run."""
@@ -352,6 +353,16 @@ class ZeroMqBase(SystemBase):
             threading.Thread(target=work, name="forge-helper", daemon=True).start()
         except RuntimeError as problem:  # no more threads; the turn is committed, so it cannot be rolled back
             self.post(lambda error: done(None, error), f"{type(problem).__name__}: {problem}")
+
+    def await_subscriber(self, seconds: float) -> None:
+        """Wait for a subscriber to the events, before `run`; whoever has to show a key is asked meanwhile."""
+        sockets, end = self.sockets, time.monotonic() + seconds
+        while time.monotonic() < end:
+            if sockets.publisher.poll(LISTEN_MS, zmq.POLLIN):
+                self.serve_subscribers()
+                return
+            if sockets.zap is not None:
+                sockets.zap.answer()
 
     def serve_subscribers(self) -> None:
         """Read new subscriptions over ZeroMQ; events are forwarded only while there is one."""

@@ -22,8 +22,6 @@ from collections.abc import Mapping
 from itertools import count
 from typing import IO, Any
 
-import zmq
-
 from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.raft import RaftSettings
@@ -44,7 +42,7 @@ from forge_consensus.service.thread_node import typed
 
 LOOK_SECONDS = 0.5
 """How often the child checks that its parent is still the same process."""
-LISTENER_MS = 2000
+LISTENER_SECONDS = 2.0
 """How long the child waits for its parent to subscribe to the events, so that the parent misses none."""
 READ_BYTES = 1 << 16
 ANSWER_SECONDS = 15.0
@@ -196,8 +194,7 @@ class Child:
         assert base is not None, "the node is open"
         node.serve_reloads(self.reload)
         self.say(open=node.address, events=base.sockets.events_address)
-        if base.sockets.publisher.poll(LISTENER_MS, zmq.POLLIN):
-            base.serve_subscribers()
+        base.await_subscriber(LISTENER_SECONDS)
         self.say(running=True)
 
 

@@ -1,8 +1,10 @@
 """How many commands a second three node processes commit for one client process, and how long each takes.
 
     python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--with-peers PEERS.PY] [--encrypted ROUNDS]
+    python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--secure]
 
 One JSON line a run: 128-byte values, keys cycling over 10,000, every command durable on a majority before its answer.
+`--secure` measures each window a second time with every connection encrypted and authenticated (CURVE).
 `--with-peers` names a program that measures other systems with the same work: it is called as
 ``PROGRAM {pysyncobj|etcd} put --window N`` and prints a JSON line of its own. `--encrypted` measures clusters whose
 disks are plain and encrypted, in turns, and prints how the medians compare.
@@ -76,10 +78,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(window: int, size: int, seconds: float, *, encrypted: bool = False) -> dict[str, Any]:
+def measure(window: int, size: int, seconds: float, *, encrypted: bool = False, secure: bool = False) -> dict[str, Any]:
     """One run on a fresh cluster; returns the line to print."""
     environment = {f"{SECURITY}ENABLE_ENCRYPTION": "true", f"{SECURITY}ENCRYPTION_KEY": os.urandom(32).hex()}
-    with LocalCluster(environment=environment if encrypted else None) as cluster:
+    with LocalCluster(environment=environment if encrypted else None, secure=secure) as cluster:
         client = cluster.client(timeout=30.0)
         value = os.urandom(size)
         futures = [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]
@@ -93,7 +95,7 @@ def measure(window: int, size: int, seconds: float, *, encrypted: bool = False) 
             took, lasted = put_serial(client, value, seconds)
         flushed = cluster.status(leader)["flushes_total"] - flushes
         return {
-            "system": "forge-consensus",
+            "system": "forge-consensus with CURVE" if secure else "forge-consensus",
             "work": "put",
             "size": size,
             "window": window,
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--size", type=int, default=128, help="bytes of a value")
     parser.add_argument("--window", type=int, action="append", help="commands outstanding; default: 1000, then 1")
+    parser.add_argument("--secure", action="store_true", help="measure with CURVE too")
     parser.add_argument("--with-peers", type=Path, help="a program that measures pysyncobj and etcd alike")
     parser.add_argument("--encrypted", type=int, default=0, metavar="ROUNDS", help="compare with encrypted disks")
     arguments = parser.parse_args()
@@ -134,7 +137,8 @@ def main() -> None:
         if arguments.encrypted:
             compare_encrypted(window, arguments.size, arguments.seconds, arguments.encrypted)
             continue
-        print(json.dumps(measure(window, arguments.size, arguments.seconds)), flush=True)
+        for secure in (False, True) if arguments.secure else (False,):
+            print(json.dumps(measure(window, arguments.size, arguments.seconds, secure=secure)), flush=True)
         if arguments.with_peers is None:
             continue
         for peer in PEERS:

@@ -291,6 +291,36 @@ def test_half_open_connections_give_way_to_those_that_prove_a_key(
     second.close()
 
 
+def test_a_peer_finds_a_place_although_clients_and_half_open_connections_have_taken_all(
+    listener: Listener, context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door_module, "PROBATION_SECONDS", 60.0)
+    door = listener.sockets.door
+    door.limit = 2
+    clients = [listener.link(context, keys, NODE.public) for keys in (READER, METER)]
+    listener.until(lambda: all(link.stands for link in clients), *clients)
+    for link in clients:
+        link.socket.send(b"frame")
+    listener.until(lambda: len(door.keys) == 2)
+    host, _, port = listener.sockets.bind_address.rpartition(":")
+    held = []
+    for _ in range(door_module.RESERVE + 10):
+        held.append(socket.create_connection((host, int(port))))
+        listener.tend()
+    listener.until(lambda: len(door.probation) == door_module.RESERVE)
+    listener.control.take_log(listed(n2=(OTHER.public,)))
+    peer = listener.link(context, OTHER, NODE.public)
+    listener.until(lambda: peer.stands, peer)
+    peer.socket.send(b"membership")
+    listener.until(lambda: OTHER.public in door.keys.values())
+    assert len(door.inside) == 3
+    assert all(link.stands for link in clients)
+    for each in held:
+        each.close()
+    for link in (*clients, peer):
+        link.close()
+
+
 def test_a_peer_without_a_key_is_not_dialled() -> None:
     """Without a key it could be anybody."""
     control = AccessControl(NODE, listed(n2=(OTHER.public,)))
