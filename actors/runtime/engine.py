@@ -130,6 +130,7 @@ class Engine:
         self.access = access
         """Who may do what; None where nobody is asked who they are."""
         self.on_access = None if access is None else access.take_log
+        self.tell_access()  # before the first frame, so that nobody is let in by a key that was revoked
         self.gate = self.made_gate()
         self.cells = Cells(self.mailbox, self.timers, self.bind, self.stop)
         self.events = TurnEvents(self.ledger, clock, bus, settings)

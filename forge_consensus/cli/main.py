@@ -161,6 +161,8 @@ class Root(Commands):
             "forge_consensus.cli.recover:recover",
             "Make one survivor of a lost majority a cluster of its own.",
         ),
+        "auth": ("forge_consensus.cli.auth:auth", "Say who may do what: tokens, keys, users."),
+        "keygen": ("forge_consensus.cli.keygen:keygen", "Make a pair of keys for a node or a client."),
         "cert": ("forge_consensus.cli.cert:cert", "Make an authority, issue, renew and show certificates."),
         "context": ("forge_consensus.cli.context:context", "Name clusters, and choose the one that commands ask."),
         "config": (

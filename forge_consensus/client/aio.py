@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from forge_consensus.actors.messages import Located
+from forge_consensus.client.aio_access_calls import AsyncAccessCalls
 from forge_consensus.client.aio_key_calls import AsyncKeyCalls
 from forge_consensus.client.calls import (
     TIMEOUT_SECONDS,
@@ -185,7 +186,7 @@ class LoopDelivery:
             self.set_alarm(loop, ends[0][0])
 
 
-class AsyncClient(Calls, AsyncKeyCalls):
+class AsyncClient(Calls, AsyncKeyCalls, AsyncAccessCalls):
     """A client of a cluster for one event loop, that of its first call; it can be made before any loop runs.
 
     Its methods are those of `Client` as coroutines, with the same arguments, and raise the same errors. A call that is

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from forge_consensus.actors.messages import Located
+from forge_consensus.client.access_calls import AccessCalls
 from forge_consensus.client.calls import Calls, ReadDetail
 from forge_consensus.client.driver import Driver
 from forge_consensus.client.key_calls import KeyCalls
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from forge_consensus.storage.restoring import SnapshotReport
 
 
-class Client(Calls, KeyCalls, MemberCalls):
+class Client(Calls, KeyCalls, MemberCalls, AccessCalls):
     """A client of a cluster; safe to use from any number of threads. Close it, or use it in a ``with`` statement.
 
     It finds the leader, follows it, and sends again whatever is safe to send again until the call's timeout is over.

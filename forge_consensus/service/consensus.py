@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.client.access_calls import AccessCalls
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.backup import SnapshotTaken
 from forge_consensus.client.calls import ReadDetail
@@ -47,7 +48,7 @@ LOOK_SECONDS = 0.01
 """How often a call that waits for a leader looks."""
 
 
-class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
+class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls, AccessCalls):
     """A node and a client of its cluster (ConsensusService of the Go original). Safe to use from any number of threads.
 
     Use it in a ``with`` statement, or call `start` and `close`::

@@ -18,9 +18,15 @@ SERVICE_CALLS = (
     f"{MEMBER_CALLS} "
     f"start stop submit apply read read_detail barrier {KEY_CALLS} "
     "is_leader get_leader get_role get_term wait_for_leader get_stats get_cluster_info get_health_status "
-    "health_check async_client reload update_config"
+    "health_check async_client reload update_config "
+    "access add_principal remove_principal add_key revoke_key create_token rotate_token revoke_token forget_revoked"
 )
-CLIENT_CALLS = f"submit apply read read_detail barrier {KEY_CALLS} status locate reload_config close {MEMBER_CALLS}"
+ACCESS_CALLS = (
+    "access add_principal remove_principal add_key revoke_key create_token rotate_token revoke_token forget_revoked"
+)
+CLIENT_CALLS = (
+    f"submit apply read read_detail barrier {KEY_CALLS} status locate reload_config close {MEMBER_CALLS} {ACCESS_CALLS}"
+)
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",
@@ -28,6 +34,9 @@ API = {
     "forge_consensus.service.leader_task.Lead": "wait",
     "forge_consensus.Client": CLIENT_CALLS,
     "forge_consensus.AsyncClient": CLIENT_CALLS,
+    "forge_consensus.client.access_records.AccessInfo": "named holder",
+    "forge_consensus.client.access_records.PrincipalInfo": "",
+    "forge_consensus.client.access_records.TokenInfo": "",
     "forge_consensus.KeyEntry": "",
     "forge_consensus.client.watch.Watch": "get next_index close",
     "forge_consensus.client.aio_watch.AsyncWatch": "get next_index close",

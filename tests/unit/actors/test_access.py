@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgpack
@@ -9,8 +10,11 @@ import pytest
 
 from forge_consensus.actors.messages import OpenSession, Read, ReadResults, Results, SessionOpened, Submit
 from forge_consensus.actors.raft.admission import Admission
+from forge_consensus.actors.runtime.access_control import AccessControl
+from forge_consensus.actors.runtime.engine import Engine
 from forge_consensus.security.access import AccessList
 from forge_consensus.security.access_changes import RESERVED
+from forge_consensus.security.curve import KeyPair
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.access_model import KEYS
@@ -48,6 +52,15 @@ def test_whoever_is_told_of_a_change_finds_it_in_force(machine: type) -> None:
     assert [access.of_key(KEYS[0]) is not None for access in lists] == [False, True], "only what differs is told"
     order = [to if to == "access" else type(message) for to, message in node.sent]
     assert order.index("access", 1) < order.index(Results)
+
+
+def test_a_node_goes_by_the_list_of_its_log_before_the_first_frame() -> None:
+    node, session = with_session(KeyValueMachine)
+    node.request("", "gateway", Submit(session, 1, ((1, change(ANN)),)))
+    control = AccessControl(KeyPair.made())
+    engine = node.engine
+    Engine(engine.opened, node.settings, node.clock, node, node.bus, random.Random(1), "127.0.0.1:1", access=control)
+    assert control.of_key(KEYS[0]) is not None
 
 
 @BOTH
