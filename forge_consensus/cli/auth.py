@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import click
 
+from forge_consensus.cli.connecting import client_of
 from forge_consensus.cli.kv import hint, say
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import Duration, client_options
 from forge_consensus.client.access_commands import TTL_SECONDS_MAX
 from forge_consensus.client.access_records import AccessInfo, PrincipalInfo, TokenInfo
-from forge_consensus.client.sync import Client
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.output import cell, json_text, moment_text, table
 from forge_consensus.security.curve import read_key_file
@@ -99,7 +99,7 @@ def create_token(
 
     A user that is not there is added, with the roles and rules that are given.
     """
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         text = client.create_token(name, roles=roles, rules=rules, ttl=ttl)
     show_token(text, name, output)
 
@@ -115,7 +115,7 @@ def rotate_token(
     token_id: str, ttl: float | None, overlap: float, endpoints: list[str], timeout: float, output: str
 ) -> None:
     """Make a token in the place of the one with this ID, and print it, once."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         text = client.rotate_token(token_id, ttl=ttl, overlap=overlap)
     show_token(text, None, output)
 
@@ -126,7 +126,7 @@ def rotate_token(
 @client_options
 def revoke_token(token_id: str, force: bool, endpoints: list[str], timeout: float, output: str) -> None:
     """Have all nodes refuse the token with this ID."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         differs = client.revoke_token(token_id, force=force)
     say(output, "revoked" if differs else "it was revoked before", {"id": token_id, "revoked": True, "new": differs})
 
@@ -135,7 +135,7 @@ def revoke_token(token_id: str, force: bool, endpoints: list[str], timeout: floa
 @client_options
 def list_tokens(endpoints: list[str], timeout: float, output: str) -> None:
     """List the tokens: their ids, whose they are, and when they end."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         access = client.access()
     now = time.time()
     found = [(one, each) for one in access.principals for each in one.tokens]
@@ -201,7 +201,7 @@ def add_key(
     if (public_key is None) == (file is None):
         raise click.UsageError("say which key: KEY, or --file with the file that keygen wrote")
     public = read_key_file(file).public if file is not None else str(public_key)
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         there = client.access().named(name) if roles or rules else None
         if there is not None and (set(there.roles), there.rules) != (set(roles), rules):
             raise InvalidConfigError(
@@ -221,7 +221,7 @@ def add_key(
 @client_options
 def revoke_key(public_key: str, force: bool, endpoints: list[str], timeout: float, output: str) -> None:
     """Have all nodes refuse the public KEY, also where a node's access file lists it."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         differs = client.revoke_key(public_key, force=force)
     text = "revoked" if differs else "it was revoked before"
     say(output, text, {"key": public_key, "revoked": True, "new": differs})
@@ -231,7 +231,7 @@ def revoke_key(public_key: str, force: bool, endpoints: list[str], timeout: floa
 @client_options
 def list_keys(endpoints: list[str], timeout: float, output: str) -> None:
     """List the public keys, whose they are, and what was revoked."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         access = client.access()
     if output == "json":
         rows = [{"key": each, "name": one.name, **granted(one)} for one in access.principals for each in one.keys]
@@ -253,7 +253,7 @@ def list_keys(endpoints: list[str], timeout: float, output: str) -> None:
 @client_options
 def list_users(endpoints: list[str], timeout: float, output: str) -> None:
     """List the users and members with what they may do."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         access = client.access()
     if output == "json":
         click.echo(json_text({"index": access.index, "users": users_rows(access)}))
@@ -281,7 +281,7 @@ def set_user(
     output: str,
 ) -> None:
     """Give NAME these roles and rules and no others; keys and tokens stay. A user that is not there is added."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         differs = client.add_principal(name, roles=roles, rules=rules, force=force)
     fields = {"name": name, "roles": list(roles), "rules": list(rules), "new": differs}
     say(output, "changed" if differs else "it was so before", fields)
@@ -293,7 +293,7 @@ def set_user(
 @client_options
 def remove_user(name: str, force: bool, endpoints: list[str], timeout: float, output: str) -> None:
     """Remove NAME, and revoke all of its keys and tokens."""
-    with Client(endpoints, timeout) as client:
+    with client_of(endpoints, timeout) as client:
         client.remove_principal(name, force=force)
     say(output, "removed; its keys and tokens are revoked", {"name": name, "removed": True})
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import AuthenticationFailedError, ConnectionFailedError, ConsensusError
 from forge_consensus.security.credentials import Credentials
-from forge_consensus.security.curve import KeyPair
+from forge_consensus.security.curve import KeyPair, read_key_file, write_key_file
 from forge_consensus.testing.local.cluster import LocalCluster
+from tests.worlds.cli_world import Shell
 
 REFUSED = (AuthenticationFailedError, ConnectionFailedError)
 OUT_SECONDS = 1.0
@@ -123,3 +126,21 @@ def test_keys_of_a_client_are_exchanged_under_load_without_a_failed_call(cluster
                     after.put("busy", number)
                 with pytest.raises(REFUSED):
                     before.put("busy", -1, timeout=2.0)
+
+
+def test_commands_change_the_list_with_the_keys_of_a_clients_file(cluster: LocalCluster, tmp_path: Path) -> None:
+    admin, node = cluster.access, cluster.names[0]
+    servers = {name: [admin.pair(name).public] for name in cluster.names}
+    for name, pair in (("admin", admin.pair("admin")), ("other", KeyPair.made())):
+        write_key_file(tmp_path / f"{name}.key", pair)
+        told = {"endpoints": cluster.endpoints, "curve_key_file": f"{name}.key", "servers": servers}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"client": told}))
+    shell, file = Shell(""), tmp_path / "admin.json"
+    public = read_key_file(tmp_path / "other.key").public
+    added = shell.run("auth", "key", "add", "helper", public, "--role", "read", "--config", str(file))
+    assert added.exit_code == 0, added.output
+    assert is_let_in(cluster, node, read_key_file(tmp_path / "other.key"))
+    refused = shell.run("auth", "user", "list", "--config", str(tmp_path / "other.json"))
+    assert (refused.exit_code, refused.stdout) == (77, ""), refused.output
+    users = json.loads(shell.run("auth", "user", "list", "-o", "json", "--config", str(file)).stdout)["users"]
+    assert "helper" in [row["name"] for row in users]

@@ -83,6 +83,8 @@ def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> N
         }
         keys = {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "append", "entry", "entries"}
         keys |= {"transaction", "lease", "lease_info", "leases", "watch"}
+        keys |= {"access", "add_principal", "remove_principal", "add_key", "revoke_key"}
+        keys |= {"create_token", "rotate_token", "revoke_token", "forget_revoked"}
         assert names == calls | keys | {"timeout", "from_config"}
         assert repr(client).startswith("<AsyncClient endpoints=")
 

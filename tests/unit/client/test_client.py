@@ -413,6 +413,8 @@ def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
     }
     keys = {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "append", "entry", "entries"}
     keys |= {"transaction", "lease", "lease_info", "leases", "watch"}
+    keys |= {"access", "add_principal", "remove_principal", "add_key", "revoke_key"}
+    keys |= {"create_token", "rotate_token", "revoke_token", "forget_revoked"}
     assert names == calls | keys | {"timeout", "from_config"}
 
 
