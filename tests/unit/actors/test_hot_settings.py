@@ -39,7 +39,7 @@ from tests.worlds.one_node import OneNode
 SET = Command("set", {"key": "k", "value": "v" * 50}).encode()
 MIB, GIB = 1 << 20, 1 << 30
 KEY_OF_DISK = "security.encryption_key"
-"""What begins so names the key of an encrypted folder, which tests/cluster/test_encryption.py changes on running nodes."""
+"""What begins so names the key of an encrypted folder; tests/cluster/test_encryption.py changes it on running nodes."""
 HOT = [
     row.name for row in describe(NodeSettings) if row.described.reload == "hot" and not row.name.startswith(KEY_OF_DISK)
 ]
