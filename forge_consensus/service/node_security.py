@@ -58,7 +58,7 @@ def check_exposure(settings: NodeSettings, bind: str, events: str) -> None:
     if settings.security.insecure:
         return
     places = [] if settings.security.has_keys else [("listen", bind), ("publish its events", events)]
-    if settings.metrics is not None:
+    if settings.metrics is not None and ":" in settings.metrics:  # else it is none, as the server of metrics says
         places.append(("serve its metrics", settings.metrics))
     for what, address in places:
         if not address.startswith(IPC) and not is_loopback(address.rpartition(":")[0].strip("[]")):

@@ -160,11 +160,12 @@ def test_a_command_sent_by_hand_is_applied_by_all_and_returns_its_result() -> No
 
 def test_a_write_follows_the_leader_and_is_carried_out_once() -> None:
     with Simulation(nodes=3, seed=4) as simulation:
-        old = simulation.wait_for_leader()
+        simulation.wait_for_leader()
         assert simulation.submit(WRITE) == 2
         simulation.cluster.network.weather.loss = 0.5
         results = [simulation.submit(WRITE, timeout=60.0) for _ in range(5)]
         simulation.cluster.network.weather.loss = 0.0
+        old = simulation.wait_for_leader()
         simulation.crash("leader")
         results.append(simulation.submit(WRITE))
         assert results == [4, 6, 8, 10, 12, 14]

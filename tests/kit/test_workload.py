@@ -149,9 +149,10 @@ class Nodes:
     def ask(self, connection: Connection, data: bytes) -> None:
         """A client's frame."""
         self.asked.append((connection, decode(data, len(data))))
-        if isinstance(self.asked[-1][1].message, Locate) and self.leader:
-            members = self.configuration.members
-            located = Located(connection.target, "c", self.leader, f"{self.leader}:7000", self.term, members)
+        message = self.asked[-1][1].message
+        if isinstance(message, Locate) and (self.leader or not message.wait_ms):
+            members, address = self.configuration.members, f"{self.leader}:7000" if self.leader else ""
+            located = Located(connection.target, "c", self.leader, address, self.term, members)
             self.timeline.after(0.001, self.answer, len(self.asked) - 1, located)
 
     def answer(self, place: int, message: WireMessage) -> None:
@@ -388,7 +389,7 @@ def test_all_times_of_a_client_follow_the_pace() -> None:
         desk.client.start()
         desk.nodes.run(1.0 * pace)
         asked = [desk.nodes.asked[place][1].message for place in desk.nodes.of(Locate)]
-        assert {message.wait_ms for message in asked if isinstance(message, Locate)} == {500 * pace}
+        assert {message.wait_ms for message in asked if isinstance(message, Locate)} == {0, 500 * pace}
         desk.nodes.leader = "n1"
         desk.nodes.run(2.0 * pace)
         opening = desk.nodes.asked[desk.nodes.of(OpenSession)[0]][1].message
