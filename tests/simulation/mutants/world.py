@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from forge_consensus.actors import codec
 from forge_consensus.actors.gateway import GatewayActor
@@ -101,8 +102,13 @@ def a_stale_read_is_as_old_as_the_leaders_last_sign(patch: Patch) -> None:
 )
 def a_turn_applies_without_looking_at_the_clock(patch: Patch) -> None:
     """A turn applies all that is committed, however long the machine takes."""
-    patch.setattr(TimeSlice, "over", lambda self: False)
-    patch.setattr(TimeSlice, "is_over", False)
+    begin = TimeSlice.__init__
+
+    def begin_without_end(self: TimeSlice, *given: Any) -> None:
+        begin(self, *given)
+        self.until_ns = 1 << 62
+
+    patch.setattr(TimeSlice, "__init__", begin_without_end)
 
 
 @mutant(kinds=("change_weather", "kill", "break_link"))
