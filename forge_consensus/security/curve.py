@@ -31,8 +31,13 @@ class KeyPair:
 
     @classmethod
     def made(cls) -> KeyPair:
-        """Return a new pair, from the random source of the system."""
+        """Return a new pair, from the random source of the system.
+
+        Its public key does not begin with a dash, because a command would take that for an option.
+        """
         public, secret = zmq.curve_keypair()
+        while public.startswith(b"-"):
+            public, secret = zmq.curve_keypair()
         return cls(public.decode(), secret.decode())
 
     @classmethod

@@ -40,3 +40,9 @@ def test_what_is_no_key_is_refused_and_not_shown(tmp_path: Path, content: bytes)
     assert content.decode("latin-1") not in str(refused.value) or not content
     with pytest.raises(InvalidConfigError, match="cannot be read"):
         read_key_file(tmp_path / "nowhere")
+
+
+def test_a_public_key_can_stand_on_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(b"-" + b"a" * 39, b"b" * 40), (b"c" * 40, b"d" * 40)]
+    monkeypatch.setattr("zmq.curve_keypair", lambda: pairs.pop(0))
+    assert KeyPair.made().public == "c" * 40
