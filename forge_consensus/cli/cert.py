@@ -27,7 +27,6 @@ from forge_consensus.security.certificate_files import (
 from forge_consensus.security.certificates import (
     AUTHORITY_DAYS,
     DAYS,
-    LOCAL,
     CertificateFacts,
     Certified,
     facts_of,
@@ -35,6 +34,7 @@ from forge_consensus.security.certificates import (
     make_authority,
     renewed,
 )
+from forge_consensus.security.x509_names import LOCAL
 
 FOLDER: Final = "certs"
 OVER: Final = 1

@@ -20,6 +20,8 @@ from forge_consensus.security.access_file import data_of_access
 from forge_consensus.security.curve import KeyPair, write_key_file
 from forge_consensus.security.encryption import KEY_BYTES
 from forge_consensus.security.permissions import Role
+from forge_consensus.security.secret_files import SECRET_MODE, write_new_file
+from forge_consensus.security.x509_names import COMMON_NAME_CHARS_MAX, LOCAL
 from forge_consensus.storage.backends.folder import explain, make_directory
 
 if TYPE_CHECKING:
@@ -29,14 +31,11 @@ CLIENTS: Final[dict[str, Role]] = {"admin": "admin", "reader": "read"}
 """The clients that such a cluster has from the beginning, and their roles."""
 APPLICATION: Final = "-client"
 """What the name of a node's own application and admin API ends with, as clients of the other nodes."""
-AUTHORITY_CHARS_MAX: Final = 64
 ACCESS_FILE: Final = "access.json"
 TLS: Final = "-tls"
 """What the names of a node's certificate and of its private key end with."""
-LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 DISK: Final = "-disk"
 """What the name of the key ends with under which a node's data are encrypted."""
-PRIVATE: Final = 0o600
 PUBLIC: Final = 0o644
 HEAD: Final = f"""\
 # The configuration of a node of a secure forge-consensus cluster: {PROGRAM} node -c FILE
@@ -79,15 +78,15 @@ def write_secure_set(nodes: Mapping[str, str], cluster: str, out: Path) -> list[
     names = [*nodes, *applications, *CLIENTS]
     keys = {name: KeyPair.made() for name in names}
     tokens = {name: Token.made() for name in CLIENTS}
-    authority = make_authority(cluster[:AUTHORITY_CHARS_MAX])
+    authority = make_authority(cluster[:COMMON_NAME_CHARS_MAX])
     folder = Path(os.path.abspath(out))
     files = [Written(ACCESS_FILE, access_text(nodes, keys, tokens)), *pair("ca", authority)]
     for node in nodes:
         files += pair(f"{node}{TLS}", issue(authority, cluster, node, hosts_of(nodes[node])))
-        files.append(Written(f"{node}{DISK}.key", f"{secrets.token_hex(KEY_BYTES)}\n", PRIVATE))
+        files.append(Written(f"{node}{DISK}.key", f"{secrets.token_hex(KEY_BYTES)}\n", SECRET_MODE))
         files.append(Written(f"{node}.yaml", node_text(node, nodes, cluster, folder)))
     for name in CLIENTS:
-        files.append(Written(f"{name}.token", f"{tokens[name][1]}\n", PRIVATE))
+        files.append(Written(f"{name}.token", f"{tokens[name][1]}\n", SECRET_MODE))
         files.append(Written(f"{name}.yaml", client_text(name, nodes, cluster, keys)))
     made: list[Path] = []
     try:
@@ -96,7 +95,7 @@ def write_secure_set(nodes: Mapping[str, str], cluster: str, out: Path) -> list[
             write_key_file(folder / f"{name}.key", keys[name])
             made.append(folder / f"{name}.key")
         for file in files:
-            write_new(folder / file.name, file.text, file.mode)
+            write_new_file(folder / file.name, file.text.encode(), file.mode)
             made.append(folder / file.name)
     except BaseException as error:
         for path in made:
@@ -120,15 +119,7 @@ def hosts_of(address: str) -> list[str]:
 
 def pair(name: str, made: Certified) -> list[Written]:
     """Return the files of a certificate and of its private key."""
-    return [Written(f"{name}.crt", made.certificate.decode()), Written(f"{name}.key", made.key.decode(), PRIVATE)]
-
-
-def write_new(path: Path, text: str, mode: int) -> None:
-    """Write a file that was not there, with that mode whatever the mask of the process. Raises `OSError`."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, mode)
-        file.write(text)
+    return [Written(f"{name}.crt", made.certificate.decode()), Written(f"{name}.key", made.key.decode(), SECRET_MODE)]
 
 
 def access_text(nodes: Mapping[str, str], keys: Mapping[str, KeyPair], tokens: Mapping[str, tuple[Token, str]]) -> str:

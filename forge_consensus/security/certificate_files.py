@@ -11,9 +11,9 @@ from typing import Final
 from forge_consensus.config.file_reads import BYTES_MAX, check_private
 from forge_consensus.errors import AlreadyExistsError, FolderNotFoundError, InvalidConfigError, StorageError
 from forge_consensus.security.certificates import Certified
+from forge_consensus.security.secret_files import SECRET_MODE, write_new_file
 
 CERTIFICATE_MODE: Final = 0o644
-KEY_MODE: Final = 0o600
 AUTHORITY: Final = "ca"
 """The name of the files of an authority."""
 
@@ -73,7 +73,7 @@ def write_pair(made: Certified, certificate: Path, *, replace: bool = False) -> 
     Raises `AlreadyExistsError`, `FolderNotFoundError` and `StorageError`; then neither file was written.
 
     """
-    places = [(key_file(certificate), made.key, KEY_MODE), (certificate, made.certificate, CERTIFICATE_MODE)]
+    places = [(key_file(certificate), made.key, SECRET_MODE), (certificate, made.certificate, CERTIFICATE_MODE)]
     if not replace:
         for path, _, _ in places:
             refuse_existing(path)
@@ -100,12 +100,7 @@ def refuse_existing(path: Path) -> None:
 def write_new(path: Path, data: bytes, mode: int) -> None:
     """Write a new file of that mode, whatever the umask is, and have it on the disk. Raises as `write_pair`."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode & KEY_MODE)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+        write_new_file(path, data, mode)
     except FileNotFoundError as error:
         raise FolderNotFoundError(f"there is no folder {path.parent}: make it first, or name another one") from error
     except OSError as error:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.security.x509_names import uri_of
+from forge_consensus.security.x509_names import COMMON_NAME_CHARS_MAX, LOCAL, uri_of
 
 try:
     from cryptography import x509
@@ -30,11 +30,8 @@ except ModuleNotFoundError as error:
 AUTHORITY_DAYS: Final = 3650
 DAYS: Final = 365
 DAYS_MAX: Final = 36_500
-COMMON_NAME_CHARS_MAX: Final = 64
-"""The standard allows no more; a longer name stands in the URI only."""
 SKEW: Final = timedelta(hours=1)
 """A certificate begins so long before it is made, because clocks of other machines may be behind."""
-LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 PEM_BYTES_MAX: Final = 1 << 20
 
 

@@ -6,17 +6,14 @@ file holds the secret key alone, in one line, because the public one follows fro
 
 from __future__ import annotations
 
-import os
-import stat
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import zmq
 
-from forge_consensus.config.file_reads import check_private
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.security.secret_files import read_secret_file, write_new_file
 
 KEY_CHARS: Final = 40
 Z85: Final = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
@@ -61,30 +58,12 @@ def is_key(text: str) -> bool:
 def read_key_file(path: str | Path) -> KeyPair:
     """Return the keys of a key file. Raises `InvalidConfigError` for one that others may read, or that is none."""
     place = Path(path)
-    try:
-        with place.open("rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read(4 * KEY_CHARS)
-    except OSError as error:
-        raise InvalidConfigError(f"the key file {str(place)!r} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise InvalidConfigError(f"the key file {str(place)!r} is no regular file")
-    check_private(place, status.st_mode, "the key file")
-    return KeyPair.of_secret(data.decode("ascii", errors="replace").strip(), f"the content of {str(place)!r}")
+    return KeyPair.of_secret(read_secret_file(place, 4 * KEY_CHARS).strip(), f"the content of {str(place)!r}")
 
 
 def write_key_file(path: str | Path, keys: KeyPair) -> None:
     """Write a key file that only its owner may read. Raises `FileExistsError`, `OSError`; nothing is overwritten."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{keys.secret}\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(path)
-        raise
+    write_new_file(path, f"{keys.secret}\n".encode())
 
 
 def be_client(socket: zmq.Socket[Any], keys: KeyPair, server: str) -> None:

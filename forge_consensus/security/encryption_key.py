@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import shlex
-import stat
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +16,12 @@ from typing import Final
 from forge_consensus.config.security import SecuritySettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.encryption import KEY_BYTES, EncryptionKey
+from forge_consensus.security.secret_files import read_secret_file, write_new_file
 
 HEX_CHARS: Final = 2 * KEY_BYTES
 TEXT_MAX: Final = 256
 COMMAND_SECONDS: Final = 10.0
 """How long the command may take."""
-OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 MAKE_ONE: Final = "forge-consensus storage new-key FILE makes one"
 
 
@@ -58,19 +56,7 @@ def key_of_text(text: str, what: str) -> EncryptionKey:
 def read_encryption_key(path: str | Path) -> EncryptionKey:
     """Return the key in a file. Raises `InvalidConfigError` for one that others may read, or that holds none."""
     place = Path(path)
-    try:
-        with place.open("rb") as file:
-            status, data = os.fstat(file.fileno()), file.read(TEXT_MAX)
-    except OSError as error:
-        raise InvalidConfigError(f"the key file {str(place)!r} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise InvalidConfigError(f"the key file {str(place)!r} is no regular file")
-    if status.st_mode & OTHERS:
-        raise InvalidConfigError(
-            f"the key file {str(place)!r} has mode {stat.S_IMODE(status.st_mode):04o}, so others may read it: chmod "
-            "600 it, and make a new key if they could"
-        )
-    return key_of_text(data.decode("ascii", "replace"), f"the content of {str(place)!r}")
+    return key_of_text(read_secret_file(place, TEXT_MAX), f"the content of {str(place)!r}")
 
 
 def write_encryption_key(path: str | Path) -> EncryptionKey:
@@ -79,16 +65,7 @@ def write_encryption_key(path: str | Path) -> EncryptionKey:
     Raises `FileExistsError`, `OSError`; nothing is overwritten.
     """
     key = EncryptionKey.made()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{base64.b64encode(key.secret).decode()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(path)
-        raise
+    write_new_file(path, base64.b64encode(key.secret) + b"\n")
     return key
 
 

@@ -18,6 +18,10 @@ from forge_consensus.config.cluster_id import is_meant
 from forge_consensus.errors import InvalidConfigError
 
 SCHEME: Final = "forge-consensus"
+COMMON_NAME_CHARS_MAX: Final = 64
+"""The standard allows no more; a longer name stands in the URI only."""
+LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+"""The names of this machine, for certificates of nodes that only this machine reaches."""
 BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 END: Final = "-----END CERTIFICATE-----"
 SEQUENCE: Final = 0x30

@@ -36,7 +36,7 @@ class FileKeys(Protocol):
 
     @property
     def node_keys(self) -> Mapping[str, EncryptionKey]:
-        """All keys, by id."""
+        """All keys under which a file may have been written, by their ids."""
         ...
 
 
@@ -48,7 +48,7 @@ class OneKey(FileKeys):
 
     @property
     def key(self) -> EncryptionKey:
-        """The key."""
+        """The one key, for new files too."""
         return self.only
 
     @property

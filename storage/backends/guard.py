@@ -27,7 +27,7 @@ READ_BYTES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What the file says."""
+    """What the file GUARD says of the tables beside it, so that older ones in their place are noticed."""
 
     opened: int
     """The opening of the tables that it was written for."""

@@ -82,11 +82,11 @@ class Readable(Protocol):
     """A file that is read."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes."""
+        """Return at most `size` of the next bytes, all that are left for -1; empty at the end."""
         ...
 
     def tell(self) -> int:
-        """Return where they begin."""
+        """Return where the next bytes begin, counted from the first byte of the content."""
         ...
 
     def seek(self, offset: int, whence: int = 0, /) -> int:

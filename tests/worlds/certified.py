@@ -12,8 +12,9 @@ from forge_consensus.security import certificates
 from forge_consensus.security.access import AccessList, Principal, Rule, Token
 from forge_consensus.security.access_file import data_of_access
 from forge_consensus.security.certificate_files import write_pair
-from forge_consensus.security.certificates import LOCAL, Certified, issue, make_authority
+from forge_consensus.security.certificates import Certified, issue, make_authority
 from forge_consensus.security.permissions import Role
+from forge_consensus.security.x509_names import LOCAL
 
 CLUSTER = "guarded"
 
