@@ -34,6 +34,7 @@ from forge_consensus.storage.machines.machine import LedgerMachine
 from forge_consensus.storage.machines.sessions import export_rows
 from forge_consensus.storage.snapshots.file import SnapshotInfo, write_snapshot
 from forge_consensus.storage.snapshots.origin import origin
+from forge_consensus.storage.snapshots.rests import Rests
 
 Exporter = Callable[[], SnapshotInfo]
 
@@ -95,11 +96,13 @@ class ExportProcess:
             child.kill()
 
 
-def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
+def export_state(
+    tables: TablesView, folder: Path, machine: type[LedgerMachine], rests: Rests | None = None
+) -> SnapshotInfo:
     """Write the snapshot of the checkpoint in these tables; header and state come from one and the same view."""
     generation, point = stored_point(tables)
     header = header_of(point, export_rows(tables, generation), stored_skips(tables)) | origin(tables, in_ledger=True)
-    return write_snapshot(folder, header, machine.export(tables, generation), tables.files)
+    return write_snapshot(folder, header, machine.export(tables, generation), tables.files, rests)
 
 
 def exporter(tables: Tables, folder: Path, machine: type[LedgerMachine], seconds_max: float) -> Exporter:
@@ -110,7 +113,7 @@ def exporter(tables: Tables, folder: Path, machine: type[LedgerMachine], seconds
     python = find_python()
     if python is not None:
         return export_in_process(lmdb_of(tables).path, folder, machine, seconds_max, python, tables.files)
-    return partial(export_here, tables, folder, machine)
+    return partial(export_here, tables, folder, machine, seconds_max)
 
 
 def why_on_thread() -> str:
@@ -120,11 +123,11 @@ def why_on_thread() -> str:
     return f"sys.executable is {sys.executable!r}, which is no Python interpreter, and none was found beside it"
 
 
-def export_here(tables: Tables, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
+def export_here(tables: Tables, folder: Path, machine: type[LedgerMachine], seconds_max: float) -> SnapshotInfo:
     """Write a snapshot on this thread, from a view of the node's own tables. Raises `SnapshotFailedError`."""
     try:
         with thread_view(tables) as view:
-            return export_state(view, folder, machine)
+            return export_state(view, folder, machine, Rests(seconds_max))
     except StorageError as error:  # the node stops meanwhile
         raise SnapshotFailedError(f"the snapshot was not finished: {error}") from error
 
@@ -158,7 +161,7 @@ def main(arguments: list[str]) -> int:
     """Write one snapshot and print where it is."""
     tables_path, folder, name, seconds_max = arguments
     signal.setitimer(signal.ITIMER_REAL, float(seconds_max) + 1.0)  # its default action ends an orphan
-    os.nice(5)  # the node's turns come first
+    os.nice(10)  # the node's turns come first
     module, _, qualname = name.partition(":")
     machine: object = import_module(module)
     for part in qualname.split("."):
@@ -167,7 +170,7 @@ def main(arguments: list[str]) -> int:
     key = EncryptionKey(secret) if secret else None
     with LmdbTables.open_readonly(tables_path) as view:
         read = view_with_key(view, key, tables_path)
-        info = export_state(read, Path(folder), cast("type[LedgerMachine]", machine))
+        info = export_state(read, Path(folder), cast("type[LedgerMachine]", machine), Rests(float(seconds_max)))
     row = {"path": str(info.path), "index": info.index, "term": info.term, "size_bytes": info.size_bytes}
     print(json.dumps(row))
     return 0

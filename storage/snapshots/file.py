@@ -33,6 +33,7 @@ from forge_consensus.storage.backends.encrypted_file import (
 )
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, fsync_directory, tell_step
 from forge_consensus.storage.backends.sealed import REJOIN
+from forge_consensus.storage.snapshots.rests import WORK_BYTES, Rests
 
 MAGIC: Final = b"FCSNAP\r\n"
 VERSION: Final = 1
@@ -45,11 +46,11 @@ END_MARK: Final = 0xFFFF_FFFF
 
 CHUNK_BYTES_MAX: Final = 256 << 20
 
-FLUSH_BYTES: Final = 8 << 20
-"""How much is written between two flushes. One flush at the end delayed a node's commits
-by 166 to 229 ms; one each 8 MiB delays them by 90 ms at most."""
+FLUSH_BYTES: Final = 1 << 20
+"""How much is written between two flushes, because a commit of the node waits for the flush that is under way. One flush
+at the end delayed commits by 166 to 229 ms, and one each 8 MiB by 90 ms."""
 
-KEPT_FREE_BYTES: Final = FLUSH_BYTES
+KEPT_FREE_BYTES: Final = 8 << 20
 """A snapshot file does not take the last bytes of a disk, because a commit of the tables that finds none ends the node.
 """
 
@@ -235,23 +236,25 @@ class WholeCheck:
 
 
 class PieceWriter:
-    """Writes the pieces of a file under a temporary name, and flushes every `FLUSH_BYTES`."""
+    """Writes the pieces of a file under a temporary name, and flushes them on the way."""
 
     def __init__(self, file: BinaryIO, path: Path, keys: FileKeys | None = None, blocks: int = 0) -> None:
         """Write to `file`, encrypted if there are `keys`, of which `blocks` are in it already."""
         self.file = file
         self.path = path
         self.target = file if keys is None else EncryptedWriter(file, keys, blocks)
+        self.flush_bytes = FLUSH_BYTES
+        """It flushes when so many bytes were written since the last time."""
         self.unflushed_bytes = 0
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Write the next piece, and flush when `FLUSH_BYTES` were written since the last time. Raises `OSError`."""
+        """Write the next piece, and flush when enough is written. Raises `OSError`."""
         self.target.write(data)
         self.size_bytes += len(data)
         self.unflushed_bytes += len(data)
         tell_step(self.path.parent, "write", self.path.name)
-        if self.unflushed_bytes >= FLUSH_BYTES:
+        if self.unflushed_bytes >= self.flush_bytes:
             self.flush()
 
     def finish(self) -> None:
@@ -272,16 +275,21 @@ class PieceWriter:
 
 
 class SnapshotWriter(PieceWriter):
-    """Writes the parts of a snapshot, and computes the checksum of the whole."""
+    """Writes the parts of a snapshot, and computes the checksum of the whole. Beside a node it rests on the way."""
 
-    def __init__(self, file: BinaryIO, path: Path, keys: FileKeys | None = None) -> None:
+    def __init__(self, file: BinaryIO, path: Path, keys: FileKeys | None = None, rests: Rests | None = None) -> None:
         super().__init__(file, path, keys)
         self.digest = sha256()
+        self.rests = rests
+        if rests is not None:
+            self.flush_bytes = WORK_BYTES
 
     def write(self, data: bytes) -> None:
         """Write `data` and add it to the checksum. Raises `OSError`."""
         super().write(data)
         self.digest.update(data)
+        if self.rests is not None and not self.unflushed_bytes:
+            self.rests.rest()
 
     def write_framed(self, data: bytes) -> None:
         """Write `data` behind its length and crc32. Raises OSError."""
@@ -322,11 +330,15 @@ def open_snapshot(path: Path, keys: FileKeys | None) -> Readable:
 
 
 def write_snapshot(
-    folder: Path, header: dict[str, Any], chunks: Iterable[bytes], keys: FileKeys | None = None
+    folder: Path,
+    header: dict[str, Any],
+    chunks: Iterable[bytes],
+    keys: FileKeys | None = None,
+    rests: Rests | None = None,
 ) -> SnapshotInfo:
     """Write a snapshot into `folder`, encrypted if there are `keys`; it is complete and durable when this returns.
 
-    `header` needs the integers "index" and "term". Raises `SnapshotFailedError` for any `OSError`, and what `chunks`
+    `header` needs the integers "index" and "term". `rests` are those of a writer beside a node that runs. Raises `SnapshotFailedError` for any `OSError`, and what `chunks`
     raises; then no file stays behind.
     """
     index, term = header["index"], header["term"]
@@ -336,7 +348,7 @@ def write_snapshot(
     try:
         with reporting("cannot write", path):
             with create(temporary) as file:
-                writer = SnapshotWriter(file, temporary, keys)
+                writer = SnapshotWriter(file, temporary, keys, rests)
                 writer.write_all(msgpack.packb(header), chunks)
             publish(temporary, path)
     finally:

@@ -34,6 +34,7 @@ from forge_consensus.storage.snapshots.file import (
 )
 from forge_consensus.storage.snapshots.origin import origin
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver, parts_in, remove_parts
+from forge_consensus.storage.snapshots.rests import Rests
 
 Export = Callable[[], SnapshotInfo]
 """Writes the snapshot of the state on disk. It runs outside the node's thread, best in a process of its own."""
@@ -119,7 +120,13 @@ class Snapshots:
         header = header_of(applier.point(configuration), [], applier.skips) | origin(ledger.tables, in_ledger=False)
         sessions = applier.sessions.capture()
         chunks = cast("StateMachine", applier.machine).snapshot()
-        return lambda: write_snapshot(self.folder, {**header, "sessions": packed(sessions)}, chunks, self.keys)
+        rests = Rests(ledger.settings.snapshot_seconds_max)
+
+        def write() -> SnapshotInfo:
+            whole = {**header, "sessions": packed(sessions)}
+            return write_snapshot(self.folder, whole, chunks, self.keys, rests)
+
+        return write
 
     def taken(self, info: SnapshotInfo) -> None:
         """Note that a snapshot is durable, and remove older files."""

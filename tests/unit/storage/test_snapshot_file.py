@@ -264,9 +264,9 @@ def test_a_receiver_without_free_space_fails_with_a_snapshot_error(
 
     with pytest.raises(SnapshotFailedError, match="cannot write"):
         SnapshotReceiver(tmp_path / "missing", 1, 1, 10)
+    monkeypatch.setattr(snapshot_file, "FLUSH_BYTES", 1000)
     receiver = SnapshotReceiver(tmp_path, 1, 1, 5000)
     monkeypatch.setattr(os, "fsync", refuse)
-    monkeypatch.setattr(snapshot_file, "FLUSH_BYTES", 1000)
     with pytest.raises(SnapshotFailedError, match="No space left"):
         receiver.write(0, b"x" * 2000)
     assert list(tmp_path.iterdir()) == []
