@@ -47,8 +47,8 @@ END_MARK: Final = 0xFFFF_FFFF
 CHUNK_BYTES_MAX: Final = 256 << 20
 
 FLUSH_BYTES: Final = 1 << 20
-"""How much is written between two flushes, because a commit of the node waits for the flush that is under way. One flush
-at the end delayed commits by 166 to 229 ms, and one each 8 MiB by 90 ms."""
+"""How much is written between two flushes, because a commit of the node waits for the flush that is under way. One
+flush at the end delayed commits by 166 to 229 ms, and one each 8 MiB by 90 ms."""
 
 KEPT_FREE_BYTES: Final = 8 << 20
 """A snapshot file does not take the last bytes of a disk, because a commit of the tables that finds none ends the node.
@@ -338,8 +338,8 @@ def write_snapshot(
 ) -> SnapshotInfo:
     """Write a snapshot into `folder`, encrypted if there are `keys`; it is complete and durable when this returns.
 
-    `header` needs the integers "index" and "term". `rests` are those of a writer beside a node that runs. Raises `SnapshotFailedError` for any `OSError`, and what `chunks`
-    raises; then no file stays behind.
+    `header` needs the integers "index" and "term". `rests` are those of a writer beside a node that runs. Raises
+    `SnapshotFailedError` for any `OSError`, and what `chunks` raises; then no file stays behind.
     """
     index, term = header["index"], header["term"]
     path = folder / name_of(index, term)
