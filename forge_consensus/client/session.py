@@ -178,11 +178,14 @@ class SessionCore:
             self.patience.lost(self.now)
 
     def receive(self, name: str, message: WireMessage, request: int) -> None:
-        """Take an answer. One that is late, comes twice or makes no sense changes nothing."""
+        """Take an answer. One that is late, comes twice or makes no sense changes nothing.
+
+        One that arrives after the connection was lost does not say that the node answers: nothing could be sent to it.
+        """
         endpoint = self.directory.endpoints.get(name)
         if endpoint is None:
             return
-        endpoint.heard_at, endpoint.answers = self.now, True
+        endpoint.heard_at, endpoint.answers = self.now, endpoint.connected
         if isinstance(message, Results):
             self.results(message)
         elif isinstance(message, ReadResults):
