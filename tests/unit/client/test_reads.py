@@ -103,6 +103,21 @@ def test_a_node_that_does_not_answer_is_passed_over_and_asked_again_later() -> N
     assert "h:2" in asked(world)[-3:]
 
 
+def test_an_answer_that_comes_after_the_connection_was_lost_sends_nothing_there() -> None:
+    world = connected()
+    world.core.reads.prefer = "h:2"
+    world.disconnect("h:2")
+    world.core.receive("h:2", world.group.located("n2"), 999)
+    world.get("k", "stale", read_from="nearest")
+    assert world.settle() < 0.1
+    assert asked(world) == ["h:1"]
+    world.connect("h:2")
+    world.run(0.1)
+    world.get("k", "stale", read_from="nearest")
+    world.settle()
+    assert asked(world) == ["h:1", "h:2"]
+
+
 def test_reads_of_different_routes_do_not_share_a_frame() -> None:
     world = connected()
     for index in (5, 5, 6):
