@@ -38,7 +38,7 @@ def hand_over(target: str, endpoints: list[str], timeout: float, output: str, *,
     with client_of(endpoints, timeout=timeout) as client:
         with ProgressLine(client) as line:
             line.write(f"handing over to {target or 'the best voter'}, which gets the rest of the log")
-            client.transfer_leadership(target, wait=not no_wait)
+            client.carry_out(client.transfer_steps(target, None, wait=not no_wait, progress=line.follow))
         if no_wait:
             return
         located = client.locate()

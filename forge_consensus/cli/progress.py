@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
@@ -54,25 +55,37 @@ class ProgressLine:
 
     def look(self, members: ClusterMembers) -> None:
         """Show what a change waits for; nothing new if the leader does not tell."""
+        self.tell(lambda status: progress_text(members, status))
+
+    def follow(self, target: str) -> None:
+        """Show how much of the log a node has that is to lead; nothing new if the leader does not tell."""
+        self.tell(lambda status: f"handing over to {target}, which has {held_text(target, status)}")
+
+    def tell(self, text: Callable[[dict[str, Any]], str]) -> None:
+        """Show what `text` makes of the leader's status, now and then."""
         if not self.shown or time.monotonic() - self.looked_at < LOOK_SECONDS:
             return
         self.looked_at = time.monotonic()
         try:
-            self.write(progress_text(members, self.client.status(timeout=STATUS_SECONDS)))
+            self.write(text(self.client.status(timeout=STATUS_SECONDS)))
         except ConsensusError:
             return
 
 
 def progress_text(members: ClusterMembers, status: dict[str, Any]) -> str:
     """What a change waits for, as one line; `status` is the leader's."""
-    rows = {row["id"]: row for row in status["nodes"]}
     joining = [each.id for each in members.members if each.part == LEARNER and each.joining]
     if not joining:
         return "waiting for a majority to have the change on disk" if not members.committed else "almost done"
-    node = joining[0]
-    held, last = rows.get(node, {}).get("match_index") or 0, status["last_log_index"]
     doing = f"; {status['snapshot_doing']}" if status.get("snapshot_doing") else ""
-    return f"{node} catches up {bar(held, last)} {held:,} of {last:,} entries{doing}"
+    return f"{joining[0]} catches up {held_text(joining[0], status)}{doing}"
+
+
+def held_text(node: str, status: dict[str, Any]) -> str:
+    """How much of the leader's log a node holds; `status` is the leader's."""
+    held = next((row["match_index"] or 0 for row in status["nodes"] if row["id"] == node), 0)
+    last = status["last_log_index"]
+    return f"{bar(held, last)} {held:,} of {last:,} entries"
 
 
 def bar(part: int, whole: int) -> str:

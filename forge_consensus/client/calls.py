@@ -301,11 +301,18 @@ class Calls(PublicSurface):
             yield from until_done(plan, deadline if patience is None else self.deadline(patience), progress)
         return plan
 
-    def transfer_steps(self, target: str, timeout: float | None, *, wait: bool) -> Steps[str | None]:
-        """The steps of handing the leadership over."""
+    def transfer_steps(
+        self,
+        target: str,
+        timeout: float | None,
+        *,
+        wait: bool,
+        progress: Callable[[str], object] | None = None,
+    ) -> Steps[str | None]:
+        """The steps of handing the leadership over; `progress` gets the target at each look while it waits."""
         deadline = self.deadline(timeout)
         started = yield self.transfer_query(target, timeout)
-        return (yield from until_transferred(started, target, deadline)) if wait else None
+        return (yield from until_transferred(started, target, deadline, progress)) if wait else None
 
     def backup(self, timeout: float | None) -> Backup:
         """The steps of backups, imported late, because few programs need them and all would wait for it."""

@@ -9,8 +9,8 @@ from typing import Any
 from forge_consensus.actors.runtime.status import MemberStatus, NodeStatus
 from forge_consensus.config.address import IPC
 from forge_consensus.errors import NoQuorumError
-from forge_consensus.storage.ledger.configuration import LEARNER
-from forge_consensus.storage.ledger.quorum import majority
+from forge_consensus.storage.ledger.configuration import LEARNER, VOTER
+from forge_consensus.storage.ledger.quorum import Quorum
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class ClusterInfo:
-    """The cluster as one node sees it (ClusterInfo of the Go original)."""
+    """The cluster as one node sees it (ClusterInfo of the Go original, but for `required_nodes`)."""
 
     id: str
     leader: str | None
@@ -44,11 +44,20 @@ class ClusterInfo:
     has_quorum: bool
     commit_index: int
     last_applied: int
+    required_nodes: int
+    """How many voters decide at least; while the configuration is joint, that is a majority of each set of voters."""
 
 
 def voters_of(status: NodeStatus) -> list[MemberStatus]:
     """Return the members that vote; learners count for nothing in a quorum."""
     return [row for row in status.nodes if row.part != LEARNER]
+
+
+def quorum_of(status: NodeStatus) -> Quorum:
+    """Return the quorum of the configuration in force."""
+    incoming = frozenset(row.id for row in status.nodes if row.part == VOTER)
+    outgoing = frozenset(row.id for row in status.nodes if row.outgoing)
+    return Quorum(incoming, outgoing or None)
 
 
 def active(status: NodeStatus) -> int:
@@ -85,10 +94,11 @@ def cluster_of(status: NodeStatus) -> ClusterInfo:
         has_quorum=status.has_quorum,
         commit_index=status.commit_index,
         last_applied=status.last_applied,
+        required_nodes=quorum_of(status).required,
     )
 
 
 def check_quorum(info: ClusterInfo) -> None:
     """Raise `NoQuorumError` unless a majority of the voters is alive."""
     if not info.has_quorum:
-        raise NoQuorumError(majority(info.total_nodes), info.active_nodes)
+        raise NoQuorumError(info.required_nodes, info.active_nodes)

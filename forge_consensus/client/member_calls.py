@@ -82,10 +82,13 @@ def until_done(
         yield Pause(POLL_SECONDS)
 
 
-def until_transferred(started: TransferStarted, target: str, deadline: float) -> Steps[str]:
+def until_transferred(
+    started: TransferStarted, target: str, deadline: float, progress: Callable[[str], object] | None = None
+) -> Steps[str]:
     """Wait until another node leads after a handover that is begun; returns which.
 
-    Raises `ConsensusTimeoutError` if the same node still leads at the end, `OutcomeUnknownError` if nobody is known to.
+    `progress` gets the target at each look. Raises `ConsensusTimeoutError` if the same node still leads at the end,
+    `OutcomeUnknownError` if nobody is known to.
 
     A handover to a named node is asked for again while the same node leads, because it is given up after an election
     timeout, and a node that was just started may take longer to catch up.
@@ -99,6 +102,8 @@ def until_transferred(started: TransferStarted, target: str, deadline: float) ->
         now = time.monotonic()
         if located.term > started.term:
             return str(located.leader)
+        if progress is not None:
+            progress(started.target)
         if now > deadline:
             raise ConsensusTimeoutError(STILL_LEADS) from problem
         if target and now - asked_at >= AGAIN_SECONDS:

@@ -10,7 +10,9 @@ import textwrap
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-MEMBER_CALLS = "members change_members add_node remove_node transfer_leadership step_down"
+MEMBER_CALLS = (
+    "members change_members add_node remove_node transfer_leadership step_down snapshot snapshots save_snapshot"
+)
 KEY_CALLS = (
     "put get delete delete_prefix cas incr append batch transaction scan entry entries lease lease_info leases watch"
 )
@@ -24,9 +26,7 @@ SERVICE_CALLS = (
 ACCESS_CALLS = (
     "access add_principal remove_principal add_key revoke_key create_token rotate_token revoke_token forget_revoked"
 )
-CLIENT_CALLS = (
-    f"submit apply read read_detail barrier {KEY_CALLS} status locate reload_config close {MEMBER_CALLS} {ACCESS_CALLS}"
-)
+CLIENT_CALLS = f"submit apply read read_detail barrier {KEY_CALLS} status get_cluster_info locate reload_config close {MEMBER_CALLS} {ACCESS_CALLS}"
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",

@@ -67,6 +67,20 @@ def test_on_a_terminal_the_line_is_written_and_gone_in_the_end() -> None:
     assert shown(None) == ERASE, "no leader tells anything"
 
 
+def followed(match: int | None) -> str:
+    screen = Screen(terminal=True)
+    with ProgressLine(cast("Client", Told(match)), screen) as line:
+        line.follow("n4")
+    return screen.getvalue()
+
+
+def test_a_handover_shows_how_much_of_the_log_the_next_leader_has() -> None:
+    text = f"handing over to n4, which has [{'#' * 15}{' ' * 15}] 20,000 of 40,000 entries"
+    assert followed(20_000) == f"{ERASE}{text}{ERASE}"
+    assert len(text) < LINE_CHARS
+    assert followed(None) == ERASE, "no leader tells anything"
+
+
 def test_where_there_is_no_terminal_nothing_is_written() -> None:
     assert shown(20_000, terminal=False) == ""
 
