@@ -26,7 +26,10 @@ SERVICE_CALLS = (
 ACCESS_CALLS = (
     "access add_principal remove_principal add_key revoke_key create_token rotate_token revoke_token forget_revoked"
 )
-CLIENT_CALLS = f"submit apply read read_detail barrier {KEY_CALLS} status get_cluster_info locate reload_config close {MEMBER_CALLS} {ACCESS_CALLS}"
+CLIENT_CALLS = (
+    f"submit apply read read_detail barrier {KEY_CALLS} status get_cluster_info locate reload_config close "
+    f"{MEMBER_CALLS} {ACCESS_CALLS}"
+)
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",
