@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -25,6 +25,7 @@ from forge_consensus.client.sync import Client
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.node_process import NodeProcess
 from tests.benchmarks.failover import percentile
 from tests.benchmarks.large_machine import PAGE_BYTES, LargeMachine
 
@@ -95,7 +96,7 @@ class Writing:
 
 
 class Memory:
-    """The largest RssAnon of each node, looked at ten times a second."""
+    """The largest RssAnon of each node with its helper processes, looked at ten times a second."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
@@ -116,10 +117,21 @@ class Memory:
         while not self.ending.wait(0.1):
             for name in self.cluster.names:
                 try:
-                    mib = self.cluster.process(name).own_memory_bytes() >> 20
+                    mib = memory_of(self.cluster.process(name)) >> 20
                 except Exception:  # it is being started anew
                     continue
                 self.most[name] = max(self.most.get(name, 0), mib)
+
+
+def memory_of(node: NodeProcess) -> int:
+    """The RssAnon of a node and of the processes that it has started, in bytes."""
+    total = node.own_memory_bytes()
+    for children in Path(f"/proc/{node.pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            with suppress(OSError):  # it has ended
+                status = Path(f"/proc/{child}/status").read_text()
+                total += next((int(row.split()[1]) << 10 for row in status.splitlines() if row[:8] == "RssAnon:"), 0)
+    return total
 
 
 def fill(cluster: LocalCluster, machine: str, size: int) -> int:
