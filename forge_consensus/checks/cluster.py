@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from forge_consensus.checks.access import listed_findings
 from forge_consensus.checks.finding import Finding, ok, problem, warning
 from forge_consensus.client.sync import Client
+from forge_consensus.config.client_file import ClientFile
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError
 from forge_consensus.events.text import seconds_text
+from forge_consensus.security.credentials import Credentials, credentials_of
 from forge_consensus.service.cluster_report import (
     ClusterReport,
     Status,
@@ -21,6 +24,7 @@ from forge_consensus.service.cluster_report import (
     report_of,
     versions_apart,
 )
+from forge_consensus.service.node_security import access_of, own_credentials
 
 MEMBERS: Final = "members"
 BETWEEN: Final = "between nodes"
@@ -28,24 +32,49 @@ PASSING: Final = ("slow", "behind")
 """States of a node that may pass by themselves."""
 
 
-def cluster_findings(endpoints: Iterable[str], timeout: float, settings: NodeSettings | None) -> list[Finding]:
+def cluster_findings(
+    endpoints: Iterable[str], timeout: float, settings: NodeSettings | None, file: ClientFile | None = None
+) -> list[Finding]:
     """Ask a cluster and check what its nodes say.
 
     Args:
         endpoints: where its nodes answer.
         timeout: how many seconds that may take.
-        settings: what a configuration file says of one node; None without one.
+        settings: what a configuration file says of one node; None without one. Without `file` its keys are shown.
+        file: what a client's file says, whose keys are shown; None without one.
 
     """
     endpoints = list(endpoints)
     try:
-        with Client(endpoints, timeout) as client:
+        with Client(endpoints, timeout, credentials=shown(settings, file)) as client:
             inquiry = inquiry_of(client, endpoints, timeout)
+            access = logged_access(client, timeout)
     except ConsensusError as error:
         return [problem(MEMBERS, str(error))]
     report = report_of(inquiry)
-    found = [quorum(report), *members(report), *between(inquiry.answers), clocks(report), versions(report)]
+    found = [quorum(report), *members(report), *between(inquiry.answers), clocks(report), versions(report), *access]
     return found if settings is None else [*found, *named_peers(settings, report)]
+
+
+def shown(settings: NodeSettings | None, file: ClientFile | None) -> Credentials | None:
+    """Return the keys with which a cluster is asked; None for none. Raises `InvalidConfigError` for what are no keys.
+
+    They are those of a client's file, or those with which the application of a node asks the others.
+    """
+    if file is not None:
+        return credentials_of(file)
+    if settings is None:
+        return None
+    return own_credentials(settings.security, access_of(settings))
+
+
+def logged_access(client: Client, timeout: float) -> list[Finding]:
+    """Check the list of access in the log, if this client may read it."""
+    try:
+        access = client.access("stale", timeout)
+    except ConsensusError:  # most clients may not, and whether nodes answer is told by another check
+        return []
+    return listed_findings(access.principals, "the list in the log")
 
 
 def quorum(report: ClusterReport) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,11 @@ from forge_consensus.checks.data_folder import Lock, disk_findings, folder_findi
 from forge_consensus.checks.finding import Finding, ok, problem
 from forge_consensus.checks.host import PEERS_USUAL, host_findings
 from forge_consensus.checks.listening import look_at
+from forge_consensus.checks.protection import When, client_findings, node_findings
+from forge_consensus.checks.secret_files import KEY_DAYS
 from forge_consensus.config.address import takes_free_port
+from forge_consensus.config.client_file import ClientFile
+from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
@@ -27,14 +32,25 @@ PORTS: Final = "addresses"
 class Patient:
     """What is to be looked at, besides the host."""
 
-    settings: NodeSettings | None = None
-    """What a configuration says; None without one."""
+    config: LoadedConfig | None = None
+    """What the configuration of a node says; None without one."""
     folder: Path | None = None
     """The node's folder; None if it is not known."""
     endpoints: tuple[str, ...] = ()
     """Where the nodes of a cluster answer; empty if none is to be asked."""
     timeout: float = 5.0
     """How many seconds the cluster may take to answer."""
+    client: ClientFile | None = None
+    """What a client's file says; None without one."""
+    client_path: Path = Path()
+    """Where that file is."""
+    key_days: float = KEY_DAYS
+    """From how many days on a key or a token is old."""
+
+    @property
+    def settings(self) -> NodeSettings | None:
+        """The settings of the node; None without a configuration."""
+        return None if self.config is None else self.config.node
 
 
 def examine(patient: Patient) -> list[Finding]:
@@ -49,8 +65,13 @@ def examine(patient: Patient) -> list[Finding]:
         found += disk_findings(folder, DISK_SECONDS, raft.election_timeout_min)
     if settings is not None:
         found += address_findings(addresses_of(settings), held(folder))
+    when = When(time.time(), patient.key_days)
+    if patient.config is not None:
+        found += node_findings(patient.config, when)
+    if patient.client is not None:
+        found += client_findings(patient.client, patient.client_path, when)
     if patient.endpoints:
-        found += cluster_findings(patient.endpoints, patient.timeout, settings)
+        found += cluster_findings(patient.endpoints, patient.timeout, settings, patient.client)
     return found
 
 
@@ -62,7 +83,7 @@ def not_examined(patient: Patient) -> list[str]:
     if patient.folder is None:
         left.append("a node's folder and its disk (--data DIR)")
     if not patient.endpoints:
-        left.append("a cluster (--endpoints HOST:PORT,...)")
+        left.append("a cluster (--endpoints HOST:PORT,... or --config FILE of a client)")
     return left
 
 

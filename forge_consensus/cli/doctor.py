@@ -7,33 +7,77 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
 from forge_consensus.checks.doctor import Patient, examine, not_examined
 from forge_consensus.checks.finding import Finding, is_fit, ok, problem
+from forge_consensus.checks.secret_files import KEY_DAYS
 from forge_consensus.cli.config import load
+from forge_consensus.cli.connecting import META
+from forge_consensus.cli.main import CONFIG_VARIABLE
 from forge_consensus.cli.options import optional_endpoints_option, output_option, timeout_option
+from forge_consensus.config.client_file import ClientFile, read_client_file
 from forge_consensus.config.loading import LoadedConfig
-from forge_consensus.errors import ConsensusError
+from forge_consensus.errors import ConsensusError, InvalidConfigError
+from forge_consensus.finite_range import FiniteRange
 from forge_consensus.output import json_text, printable
 
 COLORS: Final = {"ok": "green", "warning": "yellow", "problem": "red"}
 WIDTH_CHARS_MIN: Final = 60
 
 
+class Given(NamedTuple):
+    """A client's file that was named."""
+
+    path: Path
+    file: ClientFile | None
+    """What it says; None if it cannot be used."""
+    fault: str = ""
+    """Why it cannot be used."""
+
+
+def take_client(ctx: click.Context, param: click.Parameter, value: str | None) -> Given | None:
+    """Return what a client's file says, and keep it for the options that follow; a fault of it is a finding."""
+    if not value or ctx.resilient_parsing:
+        return None
+    try:
+        file = read_client_file(value)
+    except InvalidConfigError as error:
+        return Given(Path(value), None, str(error))
+    ctx.meta[META] = file
+    return Given(Path(value), file)
+
+
 @click.command()
 @optional_endpoints_option
+@click.option(
+    "--config",
+    "client",
+    type=click.Path(dir_okay=False),
+    callback=take_client,
+    is_eager=True,
+    metavar="FILE",
+    envvar=CONFIG_VARIABLE,
+    show_envvar=True,
+    help="A client's file, as init --secure writes it: it is looked at, and the cluster is asked with its keys.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of a node. [default: as the file of -c says]")
 @click.option(
     "-c",
-    "--config",
     "files",
     type=click.Path(dir_okay=False),
     multiple=True,
     metavar="FILE",
     help="A configuration file of a node; may be given several times.",
+)
+@click.option(
+    "--key-days",
+    type=FiniteRange(min=0, min_open=True),
+    default=KEY_DAYS,
+    show_default=True,
+    help="From how many days on a key or a token is old, by the time of its file.",
 )
 @timeout_option
 @output_option
@@ -41,17 +85,20 @@ WIDTH_CHARS_MIN: Final = 60
 def doctor(
     ctx: click.Context,
     endpoints: list[str] | None,
+    client: Given | None,
     data: Path | None,
     files: tuple[str, ...],
+    key_days: float,
     timeout: float,
     output: str,
 ) -> None:
     """Look for everything that may be wrong, and say what to do about it.
 
-    The host is always looked at: interpreter and open files. -c adds the configuration and the addresses of a node,
-    --data its folder, its disk and who uses it, --endpoints or a context a cluster: quorum, members, clocks, versions,
-    and what nodes refuse. In the folder something is written for half a second and removed again. Nothing else is
-    changed, and nothing has to run. Exit code 0 if nothing is a problem, 1 otherwise; warnings are none.
+    The host is always looked at: interpreter and open files. -c adds the configuration and the addresses of a node, and
+    what protects it; --data its folder, its disk and who uses it; --endpoints or a context a cluster: quorum, members,
+    clocks, versions, and what nodes refuse; --config a client's file, with whose keys the cluster is asked. In the
+    folder something is written for half a second and removed again. Nothing else is changed, and nothing has to run.
+    Exit code 0 if nothing is a problem, 1 otherwise; warnings are none.
     """
     found: list[Finding] = []
     config: LoadedConfig | None = None
@@ -59,7 +106,10 @@ def doctor(
         found, config = configuration(files)
     if config is not None and data is None:
         data = Path(config.node.storage_path)
-    patient = Patient(config.node if config else None, data, tuple(endpoints or ()), timeout)
+    if client is not None:
+        found += client_file(client)
+    file, place = (client.file, client.path) if client is not None else (None, Path())
+    patient = Patient(config, data, tuple(endpoints or ()), timeout, file, place, key_days)
     found += examine(patient)
     left = not_examined(patient)
     if output == "json":
@@ -83,6 +133,16 @@ def configuration(files: tuple[str, ...]) -> tuple[list[Finding], LoadedConfig |
     node = config.node
     told = [ok(check, note) for note in config.notes]
     return [*told, ok(check, f"node {node.node_id} of cluster {node.cluster_id} at {node.bind}")], config
+
+
+def client_file(given: Given) -> list[Finding]:
+    """Return what is to be said of a client's file as a whole."""
+    check = "client"
+    if given.file is None:
+        return [
+            problem(check, given.fault, "a client's file is as init --secure writes it; that of a node is given by -c")
+        ]
+    return [ok(check, f"{given.path} names {', '.join(given.file.endpoints)}")]
 
 
 def show(found: Sequence[Finding]) -> None:

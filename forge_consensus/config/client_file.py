@@ -65,6 +65,8 @@ class ClientFile:
     """What proves to the admin API who the client is."""
     ca_file: Path | None = None
     """The certificate of the authority that the admin API's certificates are checked with."""
+    token_file: Path | None = None
+    """Where the token is, if it has a file of its own."""
 
     @property
     def is_secure(self) -> bool:
@@ -136,6 +138,7 @@ class Fields:
             self.servers(),
             self.token(),
             self.path("ca_file"),
+            self.path("token_file"),
         )
         if not found.endpoints:
             raise InvalidConfigError(f"{SECTION}.endpoints is missing: give a list of HOST:PORT")

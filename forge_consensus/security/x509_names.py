@@ -85,35 +85,56 @@ class PeerCertificate:
         return names.pop() if len(names) == 1 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when until when a certificate is valid, in seconds since 1970."""
+
+    begins_at: float
+    ends_at: float
+
+
 def ends_at(text: str, what: str) -> float:
-    """Return when the first certificate in a PEM text ends, in seconds since 1970.
+    """Return when the first certificate in a PEM text ends, in seconds since 1970. Raises as `validities`."""
+    return next(validities(text, what)).ends_at
+
+
+def validities(text: str, what: str) -> Iterator[Validity]:
+    """Yield from when until when each certificate in a PEM text is valid, in their order; at least one.
 
     Args:
         text: the text.
         what: what it is, for the error.
 
-    Raises `InvalidConfigError` for what is no certificate.
+    Raises `InvalidConfigError` for what is no certificate, when its turn comes.
 
     """
-    begin, end = text.find(BEGIN), text.find(END)
+    begin, at = text.find(BEGIN), 0
     try:
-        if begin < 0 or end < begin:
-            raise ValueError("there is no certificate in it")
-        return end_in(ssl.PEM_cert_to_DER_cert(text[begin : end + len(END)]))
+        while begin >= 0 or not at:
+            at = text.find(END, max(0, begin)) + len(END)
+            if begin < 0 or at < begin:
+                raise ValueError("there is no certificate in it")
+            yield validity_in(ssl.PEM_cert_to_DER_cert(text[begin:at]))
+            begin = text.find(BEGIN, at)
     except (ValueError, IndexError) as error:
         raise InvalidConfigError(f"{what} is no certificate in PEM: {error}") from error
 
 
-def end_in(data: bytes) -> float:
-    """Return when a certificate ends, from its DER bytes. Raises `ValueError`, `IndexError` for what is none."""
+def validity_in(data: bytes) -> Validity:
+    """Return the validity of a certificate, from its DER bytes. Raises `ValueError`, `IndexError` for what is none."""
     (_, certificate), *_ = parts_of(data)
     (_, signed), *_ = parts_of(certificate)  # tbsCertificate of RFC 5280
     fields = list(parts_of(signed))
     tag, validity = fields[4 if fields[0][0] == VERSION else 3]
-    (_, _), (kind, end) = parts_of(validity)
+    begin, end = parts_of(validity)
     if tag != SEQUENCE:
         raise ValueError("its validity is missing")
-    text = end.decode("ascii")
+    return Validity(moment_in(*begin), moment_in(*end))
+
+
+def moment_in(kind: int, data: bytes) -> float:
+    """Return a time of a certificate in seconds since 1970, from its tag and its bytes. Raises `ValueError`."""
+    text = data.decode("ascii")
     if kind == UTC_TIME:  # two digits stand for 1950 to 2049
         text = f"{'19' if int(text[:2]) >= 50 else '20'}{text}"
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()

@@ -43,7 +43,10 @@ class SecureCluster:
             return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=self.folder)
 
     def run(self, *words: str, config: str = "admin") -> subprocess.CompletedProcess[str]:
-        given = [sys.executable, "-m", "forge_consensus", *words, "--config", str(self.folder / f"{config}.yaml")]
+        return self.bare(*words, "--config", str(self.folder / f"{config}.yaml"))
+
+    def bare(self, *words: str) -> subprocess.CompletedProcess[str]:
+        given = [sys.executable, "-m", "forge_consensus", *words]
         return subprocess.run(given, capture_output=True, text=True, timeout=SECONDS, cwd=self.folder, check=False)
 
     def ask(self, node: str, path: str, token: str | None) -> tuple[int, str]:
@@ -87,6 +90,15 @@ def test_commands_are_who_their_file_says(cluster: SecureCluster) -> None:
     assert cluster.run("members", "remove", "n3", config="reader").returncode == 77
     watched = cluster.run("events", "watch", "--since", "0", "-o", "json", config="reader")
     assert '"consensus.leader.elected"' in watched.stdout
+
+
+def test_the_doctor_finds_a_secure_set_well_and_asks_the_cluster_with_its_keys(cluster: SecureCluster) -> None:
+    for given in (["--config", str(cluster.folder / "admin.yaml")], ["--endpoints", cluster.nodes["n1"]]):
+        done = cluster.bare("doctor", "-c", str(cluster.folder / "n1.yaml"), *given, "-o", "json")
+        rows = json.loads(done.stdout)["findings"]
+        levels = {row["check"]: row["level"] for row in rows if row["level"] != "ok" or row["check"] == "members"}
+        assert levels.keys() <= {"members", "interpreter", "open files", "free space", "file system", "disk"}, rows
+        assert levels["members"] == "ok", rows
 
 
 def test_programs_take_the_same_files(cluster: SecureCluster) -> None:

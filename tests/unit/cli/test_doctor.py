@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from forge_consensus.checks.finding import problem, warning
 from forge_consensus.cli.doctor import show
+from forge_consensus.security.curve import KeyPair, write_key_file
 from tests.worlds.cli_world import Shell, dead_address
 
 SHELL = Shell("")
@@ -31,7 +33,7 @@ def test_without_anything_the_host_is_checked() -> None:
     assert [text.partition(" (")[2] for text in found["not_checked"]] == [
         "-c FILE)",
         "--data DIR)",
-        "--endpoints HOST:PORT,...)",
+        "--endpoints HOST:PORT,... or --config FILE of a client)",
     ]
     assert "not checked: a configuration and its addresses (-c FILE); " in SHELL.run("doctor").stderr
 
@@ -41,6 +43,7 @@ def test_a_file_brings_the_folder_the_disk_and_the_addresses(file: Path, tmp_pat
     checks = [row["check"] for row in found["findings"]]
     assert checks == [
         "configuration", "interpreter", "open files", "folder", "free space", "file system", "disk", "addresses",
+        "connections", "encryption",
     ]  # fmt: skip
     assert {frozenset(row) for row in found["findings"]} == {frozenset(("check", "level", "text", "advice"))}
     assert found["is_fit"], found
@@ -83,6 +86,35 @@ def test_a_cluster_that_does_not_answer_is_a_problem() -> None:
     assert done.exit_code == 1
     assert "no node answers" in " ".join(done.stdout.split())
     assert SHELL.run("doctor", "--endpoints", "nonsense").exit_code == 78
+
+
+def test_a_clients_file_is_looked_at_and_names_the_cluster(tmp_path: Path) -> None:
+    path, address = tmp_path / "client.json", dead_address()
+    path.write_text(json.dumps({"client": {"endpoints": [address], "token": "x" * 30}}))
+    for given, variable in ((("--config", str(path)), ""), ((), str(path))):
+        done = SHELL.run("doctor", *given, "--timeout", "0.3", "-o", "json", FORGE_CONSENSUS_CONFIG=variable)
+        rows = json.loads(done.stdout)["findings"]
+        told = {(row["check"], row["level"]): row["text"] for row in rows}
+        assert told["client", "ok"] == f"{path} names {address}"
+        assert {("secrets", "warning"), ("tokens", "warning"), ("members", "problem")} <= told.keys()
+        assert "x" * 30 not in done.stdout
+
+
+def test_a_clients_file_that_cannot_be_used_is_a_problem_like_others(file: Path) -> None:
+    done = SHELL.run("doctor", "--config", str(file), "-o", "json")
+    assert done.exit_code == 1
+    (problem_found,) = [row for row in json.loads(done.stdout)["findings"] if row["level"] == "problem"]
+    assert "client.node_id: unknown key" in problem_found["text"]
+    assert "that of a node is given by -c" in problem_found["advice"]
+
+
+def test_how_old_a_key_may_be_is_an_option(file: Path, tmp_path: Path) -> None:
+    write_key_file(tmp_path / "n1.key", KeyPair.made())
+    os.utime(tmp_path / "n1.key", (1.0, 1.0))
+    file.write_text(f"{file.read_text()}security: {{curve_key_file: {tmp_path}/n1.key}}\n")
+    for given, level in (((), "warning"), (("--key-days", "100000"), "ok")):
+        rows = SHELL.json("doctor", "-c", str(file), *given)["findings"]
+        assert [row["level"] for row in rows if row["check"] == "key age"] == [level]
 
 
 def test_findings_are_columns_with_what_to_do_below(
