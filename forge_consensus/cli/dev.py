@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections import deque
@@ -18,6 +20,8 @@ from typing import Any, Final
 
 import click
 
+from forge_consensus.cli.main import CONFIG_VARIABLE, ENDPOINTS_VARIABLE
+from forge_consensus.cli.secure_set import write_secure_set
 from forge_consensus.client.sync import Client
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import (
@@ -35,6 +39,10 @@ NODES: Final = 3
 NODES_MAX: Final = 9
 NODE_PORT: Final = 7001
 HTTP_PORT: Final = 8001
+ADMIN: Final = "admin.yaml"
+TOKEN: Final = "admin.token"
+AUTHORITY: Final = "ca.crt"
+"""The files of the client that may do everything, as `write_secure_set` calls them."""
 PLAN: Final = "dev.json"
 """Where a folder that is kept says which addresses its nodes have."""
 AGAIN_SECONDS: Final = 3.0
@@ -52,13 +60,24 @@ class Places:
 
     nodes: dict[str, str]
     http: dict[str, str]
+    secure: bool = False
+    """Whether the folder has keys, certificates and tokens for them, and connections are encrypted."""
+
+
+class SecureNode(NodeProcess):
+    """A node that runs by the file that `write_secure_set` made for it."""
+
+    def command(self) -> list[str]:
+        """The whole command line that starts the node; no secret is in it, because the file names files."""
+        file = str(self.log.parent / f"{self.name}.yaml")
+        return [sys.executable, "-m", "forge_consensus", "node", "-c", file, *self.extra_args]
 
 
 class Cluster:
     """The nodes of a development cluster, from their first start to the end of the command."""
 
     def __init__(self, folder: Path, places: Places, guard: Guard) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
         self.places = places
         self.guard = guard
         self.nodes = [self.node(name) for name in places.nodes]
@@ -75,7 +94,8 @@ class Cluster:
             peers=self.places.nodes,
             storage_path=str(self.folder / name),
         )
-        made = NodeProcess(settings, "", self.folder, self.guard)
+        kind = SecureNode if self.places.secure else NodeProcess
+        made = kind(settings, "", self.folder, self.guard)
         made.extra_args = ("--http", self.places.http[name])
         return made
 
@@ -85,8 +105,14 @@ class Cluster:
             node.launch()
         for node in self.nodes:
             node.wait_serving()
-        with Client(list(self.places.nodes.values()), LEADER_SECONDS, CLUSTER) as client:
+        with self.client() as client:
             client.locate()
+
+    def client(self) -> Client:
+        """Return a client that may do everything."""
+        if self.places.secure:
+            return Client.from_config(self.folder / ADMIN, timeout=LEADER_SECONDS)
+        return Client(list(self.places.nodes.values()), LEADER_SECONDS, CLUSTER)
 
     def look(self) -> None:
         """Start nodes again that have ended. Raises `OperationFailedError` if they end again and again."""
@@ -129,17 +155,31 @@ class Cluster:
         count = len(self.nodes)
         where = f"in {self.folder}" if kept else "in a folder that is removed at the end (keep it with --data DIR)"
         yield f"{count} node{'s' * (count > 1)} of cluster {CLUSTER}, {where}"
+        scheme = "https" if self.places.secure else "http"
         for node in self.nodes:
             name = node.name
-            yield f"  {name}  {self.places.nodes[name]}  http://{self.places.http[name]}/  process {node.pid}"
+            yield f"  {name}  {self.places.nodes[name]}  {scheme}://{self.places.http[name]}/  process {node.pid}"
         first = self.nodes[0]
-        yield f"dashboard  http://{self.places.http[first.name]}/"
-        yield f"API        http://{self.places.http[first.name]}/docs"
-        yield f"next       export FORGE_CONSENSUS_ENDPOINTS={','.join(self.places.nodes.values())}"
+        url = f"{scheme}://{self.places.http[first.name]}"
+        yield f"dashboard  {url}/"
+        if self.places.secure:
+            yield f"           it asks for the token in {self.folder / TOKEN}; {self.folder / AUTHORITY} vouches for it"
+        yield f"API        {url}/docs"
+        if self.places.secure:
+            asks = f'-H "Authorization: Bearer $(cat {quoted(self.folder / TOKEN)})"'
+            yield f"           curl --cacert {quoted(self.folder / AUTHORITY)} {asks} {url}/v1/cluster"
+            yield f"next       export {CONFIG_VARIABLE}={quoted(self.folder / ADMIN)}   # or --config with that file"
+        else:
+            yield f"next       export {ENDPOINTS_VARIABLE}={','.join(self.places.nodes.values())}"
         yield "           forge-consensus kv put greeting hello && forge-consensus status"
         yield f"           kill -9 {first.pid}   # the others go on, and {first.name} starts again here"
         yield f"logs       {self.folder}/n*.log"
         yield "Ctrl-C ends them"
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell reads it."""
+    return shlex.quote(str(path))
 
 
 @click.command()
@@ -159,18 +199,25 @@ class Cluster:
     type=click.IntRange(1024, 65_535 - NODES_MAX),
     help=f"The port of the first node's dashboard; the others follow.  [default: {HTTP_PORT}, or free ones]",
 )
-def dev(nodes: int | None, data: Path | None, port: int | None, http_port: int | None) -> None:
+@click.option(
+    "--secure",
+    is_flag=True,
+    help="With keys, certificates, tokens and encrypted disks, as init --secure makes them; a folder that has them "
+    "needs it no more.",
+)
+def dev(nodes: int | None, data: Path | None, port: int | None, http_port: int | None, secure: bool) -> None:
     """Start a cluster of nodes on this machine, with the dashboard.
 
     Each node is a process of its own. One that ends, such as by kill -9, is started again after some seconds. Ctrl-C
     ends all of them.
     """
+    wanted = Wanted(nodes, port, http_port, secure)
     guard = Guard()
     folder = Path(tempfile.mkdtemp(prefix="forge-dev-")) if data is None else data
     if data is None:
         guard.folder(folder)
     try:
-        places = places_in(folder, nodes, port, http_port) if data is not None else new_places(nodes, port, http_port)
+        places = places_in(folder, wanted) if data is not None else new_places(wanted, folder)
         with signals_end():
             run(Cluster(folder, places, guard), kept=data is not None)
     finally:
@@ -222,14 +269,26 @@ def ended_by(code: int) -> str:
 # --- addresses -------------------------------------------------------------------------------------------------------
 
 
-def new_places(count: int | None, port: int | None, http_port: int | None) -> Places:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the options say; None for what is not given."""
+
+    count: int | None = None
+    port: int | None = None
+    http_port: int | None = None
+    secure: bool = False
+
+
+def new_places(wanted: Wanted, folder: Path) -> Places:
     """Return where new nodes listen: at the ports that are given, else at the usual ones, else at free ones.
 
-    Raises `TransportUnavailableError` if a port that was given is in use, `InvalidConfigError` for ports too near.
+    For a secure cluster the folder gets keys and all else. Raises `TransportUnavailableError` if a port that was given
+    is in use, `InvalidConfigError` for ports too near, and what `write_secure_set` raises.
     """
-    names = [f"n{number}" for number in range(1, (count or NODES) + 1)]
+    names = [f"n{number}" for number in range(1, (wanted.count or NODES) + 1)]
     found = []
-    for given, usual, option in ((port, NODE_PORT, "--port"), (http_port, HTTP_PORT, "--http-port")):
+    asked = ((wanted.port, NODE_PORT, "--port"), (wanted.http_port, HTTP_PORT, "--http-port"))
+    for given, usual, option in asked:
         ports = [(given or usual) + number for number in range(len(names))]
         taken = [each for each in ports if not is_free(each)]
         if taken and given:
@@ -240,7 +299,9 @@ def new_places(count: int | None, port: int | None, http_port: int | None) -> Pl
     both = set(found[0].values()) & set(found[1].values())
     if both:
         raise InvalidConfigError(f"{min(both)} would be a node's port and a dashboard's: give ports further apart")
-    return Places(*found)
+    if wanted.secure:
+        write_secure_set(found[0], CLUSTER, folder)
+    return Places(found[0], found[1], wanted.secure)
 
 
 def is_free(port: int) -> bool:
@@ -254,7 +315,7 @@ def is_free(port: int) -> bool:
     return True
 
 
-def places_in(folder: Path, count: int | None, port: int | None, http_port: int | None) -> Places:
+def places_in(folder: Path, wanted: Wanted) -> Places:
     """Return where the nodes of a folder listen; a new folder is told.
 
     Raises `InvalidConfigError` if the options say something else than the folder, `StorageError` if it cannot be used.
@@ -263,19 +324,24 @@ def places_in(folder: Path, count: int | None, port: int | None, http_port: int 
     try:
         if plan.exists():
             places = read_plan(plan)
-            asked = count or len(places.nodes)
-            if asked != len(places.nodes) or port is not None or http_port is not None:
+            asked = wanted.count or len(places.nodes)
+            if asked != len(places.nodes) or wanted.port is not None or wanted.http_port is not None:
                 raise InvalidConfigError(
                     f"{folder} has {len(places.nodes)} nodes at {', '.join(places.nodes.values())}, for good: leave "
                     "out --nodes, --port and --http-port, or name another folder"
                 )
+            if wanted.secure and not places.secure:
+                raise InvalidConfigError(
+                    f"{folder} has a cluster without keys, for good: leave out --secure, or name another folder"
+                )
             return places
         if folder.exists() and any(folder.iterdir()):
             raise InvalidConfigError(f"{folder} is not empty and no folder of this command: name another one")
-        places = new_places(count, port, http_port)
         folder.mkdir(parents=True, exist_ok=True)
+        places = new_places(wanted, folder)
         beside = plan.with_name(f"{PLAN}.new")
-        beside.write_text(json.dumps({"nodes": places.nodes, "http": places.http}, indent=2))
+        said = {"nodes": places.nodes, "http": places.http, "secure": places.secure}
+        beside.write_text(json.dumps(said, indent=2))
         beside.replace(plan)
     except OSError as error:
         raise StorageError(f"{folder} cannot be used: {error.strerror}: name another folder") from error
@@ -286,7 +352,7 @@ def read_plan(plan: Path) -> Places:
     """Return where nodes listen, from the folder's plan. Raises `InvalidConfigError` if it is none."""
     try:
         said: dict[str, Any] = json.loads(plan.read_text())
-        places = Places(dict(said["nodes"]), dict(said["http"]))
+        places = Places(dict(said["nodes"]), dict(said["http"]), bool(said.get("secure", False)))
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidConfigError(f"{plan} cannot be read ({error}): name another folder") from error
     if not places.nodes or places.nodes.keys() != places.http.keys():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
+import pytest
 
+from forge_consensus.cli.dev import PLAN, Wanted, places_in
+from forge_consensus.errors import InvalidConfigError
 from forge_consensus.testing.local.ports import free_ports
 from tests.worlds.waiting import wait_for
 
@@ -75,3 +80,54 @@ def test_a_cluster_in_one_terminal(tmp_path: Path) -> None:
         assert again.wait(30) == 0
     finally:
         end(again)
+
+
+def test_a_secure_cluster_in_one_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "dev"
+    command = started("--data", str(folder), "--secure")
+    try:
+        lines = told(command)
+        text = "\n".join(lines)
+        assert f"export FORGE_CONSENSUS_CONFIG={folder}/admin.yaml" in text
+        urls = re.findall(r"https://127.0.0.1:\d+/", text)[:3]
+        pids = [int(pid) for pid in re.findall(r"process (\d+)", text)]
+        header = {"Authorization": f"Bearer {(folder / 'admin.token').read_text().strip()}"}
+        context = ssl.create_default_context(cafile=folder / "ca.crt")
+        with httpx.Client(verify=context, timeout=10) as http:
+            assert "text/html" in http.get(urls[0]).headers["content-type"]
+            assert http.get(f"{urls[0]}v1/cluster").status_code == 401
+            assert http.get(f"{urls[0]}v1/cluster", headers=header).json()["members"] == 3
+            assert run("kv", "put", "greeting", "hello", "--config", str(folder / "admin.yaml")).returncode == 0
+            subprocess.run(["kill", "-9", str(pids[0])], check=True)
+            assert run("kv", "get", "greeting", "--config", str(folder / "reader.yaml")).stdout == "hello\n"
+            wait_for(lambda: reachable(http, urls[1], header) == 2, 15, "one is gone")
+            wait_for(lambda: reachable(http, urls[1], header) == 3, 30, "it was started again")
+        plain = run(
+            "kv", "get", "greeting", "--endpoints", json.loads((folder / PLAN).read_text())["nodes"]["n2"], seconds=1.0
+        )
+        assert plain.returncode == 69, plain.stderr
+        command.send_signal(signal.SIGINT)
+        assert command.wait(30) == 0
+    finally:
+        end(command)
+    assert places_in(folder, Wanted()).secure, "the next start has the keys by itself"
+
+
+def reachable(http: httpx.Client, url: str, header: dict[str, str]) -> int:
+    """How many nodes answer, as one of them says."""
+    found: int = http.get(f"{url}v1/cluster", headers=header).json()["reachable"]
+    return found
+
+
+def run(*words: str, seconds: float = 10.0) -> subprocess.CompletedProcess[str]:
+    """A command that has ended."""
+    command = [sys.executable, "-m", "forge_consensus", *words, "--timeout", f"{seconds}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_folder_without_keys_does_not_become_a_secure_one(tmp_path: Path) -> None:
+    plan = {"nodes": {"n1": "127.0.0.1:7001"}, "http": {"n1": "127.0.0.1:8001"}}
+    (tmp_path / PLAN).write_text(json.dumps(plan))
+    assert not places_in(tmp_path, Wanted()).secure
+    with pytest.raises(InvalidConfigError, match="leave out --secure"):
+        places_in(tmp_path, Wanted(secure=True))
