@@ -35,6 +35,10 @@ class AccessControl:
         self.version = 0
         """How often it changed."""
 
+    def listed_in_file(self) -> AccessList:
+        """Return the list of the access file, empty for a node without one; from any thread."""
+        return self.of_file
+
     def take_file(self, access: AccessList) -> None:
         """Take another list of the access file."""
         self.of_file = access

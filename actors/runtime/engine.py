@@ -247,8 +247,11 @@ class Engine:
         return seconds
 
     def tell_access(self) -> None:
-        """Hand the list of access that is in the log to whoever decides by it."""
-        self.access_told = self.ledger.applier.access.current
+        """Hand the list of access that is in the log to whoever decides by it, which tells that of its file beside."""
+        logged = self.ledger.applier.access
+        self.access_told = logged.current
+        if self.access is not None:
+            logged.of_file = self.access.listed_in_file
         if self.on_access is not None:
             self.on_access(self.access_told)
 

@@ -230,20 +230,43 @@ def revoke_key(public_key: str, force: bool, endpoints: list[str], timeout: floa
 @key.command("list")
 @client_options
 def list_keys(endpoints: list[str], timeout: float, output: str) -> None:
-    """List the public keys, whose they are, and what was revoked."""
+    """List the public keys, whose they are, what was revoked, and which list says so.
+
+    FROM is log, or file: the access file of the node that answers, which is the leader. STATE says whether a key lets
+    its holder in. Where both name somebody, the log counts.
+    """
     with client_of(endpoints, timeout) as client:
         access = client.access()
+    lists = (("log", access.principals, access.revoked), ("file", access.in_file, access.revoked_in_file))
+    rows = [(each, one, place) for place, known, _ in lists for one in known for each in one.keys]
     if output == "json":
-        rows = [{"key": each, "name": one.name, **granted(one)} for one in access.principals for each in one.keys]
-        click.echo(json_text({"keys": rows, "revoked": list(access.revoked)}))
+        keys = [{"key": each, "name": one.name, **granted(one), "from": place,
+                 "in_force": is_in_force(access, each, one, place)} for each, one, place in rows]  # fmt: skip
+        revoked = {"revoked": list(access.revoked), "revoked_in_file": list(access.revoked_in_file)}
+        click.echo(json_text({"keys": keys, **revoked}))
         return
-    lines = [(each, cell(one.name), *grant_cells(one), "valid") for one in access.principals for each in one.keys] + [
-        (each, "-", "-", "-", "revoked") for each in access.revoked
+    lines = [
+        (each, cell(one.name), *grant_cells(one), state_of(access, each, one, place), place)
+        for each, one, place in rows
     ]
+    lines += [(each, "-", "-", "-", "revoked", place) for place, _, revoked in lists for each in revoked]
     if lines:
-        click.echo("\n".join(table(("KEY", "NAME", "ROLES", "RULES", "STATE"), lines)))
+        click.echo("\n".join(table(("KEY", "NAME", "ROLES", "RULES", "STATE", "FROM"), lines)))
     else:
         hint("there are no keys")
+
+
+def is_in_force(access: AccessInfo, public: str, one: PrincipalInfo, place: str) -> bool:
+    """Whether a key lets its holder in."""
+    return access.counts(one.name, public, in_file=place == "file")
+
+
+def state_of(access: AccessInfo, public: str, one: PrincipalInfo, place: str) -> str:
+    """Return whether a key lets its holder in, for people."""
+    if is_in_force(access, public, one, place):
+        return "valid"
+    is_revoked = public in access.revoked or public in access.revoked_in_file
+    return "revoked" if is_revoked else "the log counts"
 
 
 # --- users ------------------------------------------------------------------------------------------------------------
@@ -263,7 +286,7 @@ def list_users(endpoints: list[str], timeout: float, output: str) -> None:
         ]
         click.echo("\n".join(table(("NAME", "ROLES", "RULES", "KEYS", "TOKENS"), rows)))
     else:
-        hint("there is nobody in the list of access of the log; what is in the nodes' own access files does not show")
+        hint("there is nobody in the list of access of the log; auth key list shows what the access file of a node has")
 
 
 @user.command("set")

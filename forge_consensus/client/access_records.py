@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 
@@ -34,7 +34,7 @@ class PrincipalInfo:
 
 @dataclass(frozen=True, slots=True)
 class AccessInfo:
-    """The list of access in the log. What a node's own access file has besides is not in it."""
+    """The list of access in the log, and beside it that of the access file of the node which answered."""
 
     index: int
     """The log entry that changed it last; 0 if none did."""
@@ -42,9 +42,26 @@ class AccessInfo:
     """By name."""
     revoked: tuple[str, ...]
     """Keys, and ids of tokens, that every node refuses, whoever lists them."""
+    in_file: tuple[PrincipalInfo, ...] = ()
+    """By name: who is in the access file of that node. Where the log names somebody too, the log counts."""
+    revoked_in_file: tuple[str, ...] = ()
+    """Keys, and ids of tokens, that this file has that node refuse, whoever lists them."""
+
+    def counts(self, name: str, key: str, *, in_file: bool) -> bool:
+        """Return whether a public key lets somebody in, as the node which answered judges it.
+
+        Args:
+            name: who has the key.
+            key: the key.
+            in_file: whether it is the access file that says so, and not the log.
+
+        """
+        if key in self.revoked or key in self.revoked_in_file:
+            return False
+        return not in_file or not (self.named(name) or any(key in one.keys for one in self.principals))
 
     def named(self, name: str) -> PrincipalInfo | None:
-        """Return who has that name, None if nobody has.
+        """Return who has that name in the log, None if nobody has.
 
         Args:
             name: the id of a node, or the name of a client.
@@ -53,7 +70,7 @@ class AccessInfo:
         return next((one for one in self.principals if one.name == name), None)
 
     def holder(self, token_id: str) -> PrincipalInfo | None:
-        """Return who has a token, None if nobody has.
+        """Return who has a token in the log, None if nobody has.
 
         Args:
             token_id: the token's public part.
@@ -64,10 +81,20 @@ class AccessInfo:
     @classmethod
     def of_answer(cls, answer: Mapping[str, Any]) -> Self:
         """Return what a node's answer to the query for the list says."""
-        members = [(name, {"roles": ["peer"], **fields}, True) for name, fields in answer["members"].items()]
-        clients = [(name, fields, False) for name, fields in answer["clients"].items()]
-        rows = sorted([*members, *clients], key=lambda row: row[0])
-        return cls(answer["index"], tuple(principal_of(*row) for row in rows), tuple(answer["revoked"]))
+        file = answer.get("file")  # earlier nodes do not tell it
+        found = cls(answer["index"], principals_of(answer), tuple(answer["revoked"]))
+        return (
+            found
+            if file is None
+            else replace(found, in_file=principals_of(file), revoked_in_file=tuple(file["revoked"]))
+        )
+
+
+def principals_of(told: Mapping[str, Any]) -> tuple[PrincipalInfo, ...]:
+    """Return who is in a list as a node tells it, by name."""
+    members = [(name, {"roles": ["peer"], **fields}, True) for name, fields in told["members"].items()]
+    clients = [(name, fields, False) for name, fields in told["clients"].items()]
+    return tuple(principal_of(*row) for row in sorted([*members, *clients], key=lambda row: row[0]))
 
 
 def principal_of(name: str, fields: Mapping[str, Any], is_member: bool) -> PrincipalInfo:

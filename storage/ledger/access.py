@@ -6,7 +6,7 @@ all else they are commands like any other, so a session lets each of them throug
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import msgpack
@@ -48,6 +48,9 @@ class LoggedAccess:
         """The list as it is stored."""
         self.unsaved = False
         """Whether it differs from the disk, for a machine that is kept in the ledger."""
+        self.of_file: Callable[[], AccessList] | None = None
+        """Returns the list of this node's access file, which is told besides and is no part of the state; None where
+        nobody is asked who they are."""
 
     def apply(self, command: Command, index: int, time_ms: int) -> Outcome:
         """Apply one change: the outcome says whether the list differs, or why the change was refused."""
@@ -105,10 +108,16 @@ def told(logged: LoggedAccess) -> Mapping[str, Any]:
     """Return the answer to the query for the list, without the digests of tokens.
 
     It has "index", the entry that changed the list last, and "members", "clients" and "revoked" as an access file has
-    them.
+    them. "file" has the same three of the answering node's own access file, where the node has one to go by.
     """
-    data = data_of_access(logged.current)
+    found = {"index": logged.index, **without_digests(logged.current)}
+    return found if logged.of_file is None else {**found, "file": without_digests(logged.of_file())}
+
+
+def without_digests(access: AccessList) -> dict[str, Any]:
+    """Return a list as plain data without what proves a token."""
+    data = data_of_access(access)
     for fields in data["clients"].values():
         for token in fields.get("tokens", ()):
             del token["sha256"]
-    return {"index": logged.index, **data}
+    return data

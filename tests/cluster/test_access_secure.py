@@ -142,5 +142,12 @@ def test_commands_change_the_list_with_the_keys_of_a_clients_file(cluster: Local
     assert is_let_in(cluster, node, read_key_file(tmp_path / "other.key"))
     refused = shell.run("auth", "user", "list", "--config", str(tmp_path / "other.json"))
     assert (refused.exit_code, refused.stdout) == (77, ""), refused.output
+    rows = json.loads(shell.run("auth", "key", "list", "-o", "json", "--config", str(file)).stdout)["keys"]
+    seen = {(row["name"], row["from"]): (row["key"], row["in_force"]) for row in rows}
+    assert seen["helper", "log"] == (public, True)
+    assert seen["admin", "file"] == (admin.pair("admin").public, True)
+    assert {name for name, place in seen if place == "file"} == {"admin", *cluster.names}
+    table = shell.run("auth", "key", "list", "--config", str(file)).stdout.splitlines()
+    assert [line.split()[-2:] for line in table if public in line] == [["valid", "log"]]
     users = json.loads(shell.run("auth", "user", "list", "-o", "json", "--config", str(file)).stdout)["users"]
     assert "helper" in [row["name"] for row in users]

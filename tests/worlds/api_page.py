@@ -37,7 +37,7 @@ API = {
     "forge_consensus.service.leader_task.Lead": "wait",
     "forge_consensus.Client": CLIENT_CALLS,
     "forge_consensus.AsyncClient": CLIENT_CALLS,
-    "forge_consensus.client.access_records.AccessInfo": "named holder",
+    "forge_consensus.client.access_records.AccessInfo": "counts named holder",
     "forge_consensus.client.access_records.PrincipalInfo": "",
     "forge_consensus.client.access_records.TokenInfo": "",
     "forge_consensus.KeyEntry": "",

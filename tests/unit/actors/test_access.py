@@ -12,7 +12,7 @@ from forge_consensus.actors.messages import OpenSession, Read, ReadResults, Resu
 from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.engine import Engine
-from forge_consensus.security.access import AccessList
+from forge_consensus.security.access import AccessList, Principal, Token
 from forge_consensus.security.access_changes import RESERVED
 from forge_consensus.security.curve import KeyPair
 from forge_consensus.storage.machines.kv import KeyValueMachine
@@ -61,6 +61,23 @@ def test_a_node_goes_by_the_list_of_its_log_before_the_first_frame() -> None:
     engine = node.engine
     Engine(engine.opened, node.settings, node.clock, node, node.bus, random.Random(1), "127.0.0.1:1", access=control)
     assert control.of_key(KEYS[0]) is not None
+
+
+def test_the_list_of_the_access_file_is_told_beside_and_is_no_part_of_the_state() -> None:
+    node, session = with_session(KeyValueMachine)
+    node.request("", "gateway", Submit(session, 1, ((1, change(ANN)),)))
+    row = node.ledger.applier.access.row
+    token, _ = Token.made()
+    control = AccessControl(KeyPair.made(), AccessList([Principal("bob", tokens=(token,))], [KEYS[1]]))
+    engine = node.engine
+    Engine(engine.opened, node.settings, node.clock, node, node.bus, random.Random(1), "127.0.0.1:1", access=control)
+    told = node.ledger.applier.ask({RESERVED: True})
+    assert told["clients"].keys() == {"ann"}
+    tokens = [{"id": token.id, "ends_ms": 0}]
+    assert told["file"] == {"members": {}, "clients": {"bob": {"tokens": tokens}}, "revoked": [KEYS[1]]}
+    control.take_file(AccessList())
+    assert node.ledger.applier.ask({RESERVED: True})["file"]["clients"] == {}
+    assert node.ledger.applier.access.row is row
 
 
 @BOTH

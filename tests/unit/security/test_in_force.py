@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from forge_consensus.actors.runtime.access_control import AccessControl
+from forge_consensus.client.access_records import AccessInfo
 from forge_consensus.security.access import AccessList, Principal, Token
+from forge_consensus.security.access_file import data_of_access
 from forge_consensus.security.curve import KeyPair
 from forge_consensus.security.in_force import in_force
 
-ONE, TWO, THREE = (KeyPair.made().public for _ in range(3))
+ONE, TWO, THREE, FOUR, FIVE, SIX = (KeyPair.made().public for _ in range(6))
 
 
 def client(name: str, *keys: str, role: str = "read", tokens: tuple[Token, ...] = ()) -> Principal:
@@ -50,3 +52,19 @@ def test_control_judges_by_the_list_that_it_took_last() -> None:
     control.take_file(AccessList([client("b", TWO)]))
     assert control.of_key(TWO) is not None
     assert control.version == 2
+
+
+def test_whoever_is_told_of_both_lists_judges_as_the_node_does() -> None:
+    """For each key of either list, under each name."""
+    of_file = AccessList([client("a", ONE), client("b", TWO), client("c", FOUR)], [FIVE])
+    of_log = AccessList([client("a", THREE), client("d", FOUR), client("e", FIVE, SIX)], [SIX])
+    answer = {"index": 1, **data_of_access(of_log), "file": data_of_access(of_file)}
+    told, current = AccessInfo.of_answer(answer), in_force(of_file, of_log)
+    for listed, known in ((of_log, told.principals), (of_file, told.in_file)):
+        assert [one.name for one in known] == sorted(listed.by_name)
+        for one in known:
+            for key in one.keys:
+                holder = current.by_key.get(key)
+                counts = holder is not None and holder.name == one.name
+                assert told.counts(one.name, key, in_file=listed is of_file) is counts, (one.name, key)
+    assert (told.revoked, told.revoked_in_file) == ((SIX,), (FIVE,))
