@@ -20,6 +20,7 @@ from forge_consensus.config.address import IPC, is_loopback, is_wildcard
 from forge_consensus.config.changes import HOT_PROGRAM
 from forge_consensus.config.example import default_text
 from forge_consensus.config.given import Given, Layer
+from forge_consensus.config.layers import LEVEL, PREFIX
 from forge_consensus.config.loading import ConfigSource, LoadedConfig, settings_of
 from forge_consensus.config.node import JOIN_AS, NodeSettings
 from forge_consensus.config.program import LOG_FORMATS, LOG_LEVELS, ProgramSettings
@@ -68,6 +69,9 @@ OPTIONS: Final = {
     "exit_when_removed": "exit-when-removed",
 }
 """Setting -> the option that alone sets it."""
+SECRETS: Final = frozenset(
+    setting.name for kind in (NodeSettings, ProgramSettings) for setting in describe(kind) if setting.described.secret
+)
 ARGUMENTS: Final = {"http": "admin_api.bind", "insecure": "admin_api.insecure"}
 """Argument of the command -> the setting, where they have different names."""
 SHORTHANDS: Final = (
@@ -159,15 +163,25 @@ def shorthand_options(function: Function) -> Function:
 def given_texts(assignments: tuple[tuple[str, str], ...], shorthands: dict[str, str | None]) -> list[tuple[str, str]]:
     """Return the names and texts of all settings in sections that the command line gives.
 
-    Raises `InvalidConfigError` for a setting that has an option of its own.
+    Raises `InvalidConfigError` for a setting that has an option of its own, and for a secret.
     """
     for name, _ in assignments:
         if name in OPTIONS:
             raise InvalidConfigError(f"{name} is not set by --set: use --{OPTIONS[name]}")
         if name.startswith("client."):
             raise InvalidConfigError(f"{name} is a setting of clients and not of a node: give it to the client")
+        if name in SECRETS:
+            raise InvalidConfigError(
+                f"{name} is a secret, and every user of this machine sees the arguments of a process: give it in a "
+                f"file, as ${{file:/PATH}}, or by the variable {variable_of(name)}"
+            )
     short = [(name, text) for name in SHORTHANDS if (text := shorthands[name.replace(".", "_")]) is not None]
     return [*short, *assignments]
+
+
+def variable_of(name: str) -> str:
+    """Return the variable that gives a setting."""
+    return f"{PREFIX}{name.replace('.', LEVEL).upper()}"
 
 
 def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None) -> Layer:

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from typing import Final
 
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.errors import InvalidConfigError
 
 IPC: Final = "ipc://"
@@ -32,8 +33,9 @@ def parse_endpoint(text: object) -> str:
         match = ADDRESS.fullmatch(address)
         if match and 0 < int(match["port"]) <= PORT_MAX:
             return address
+    told = NOT_TOLD if isinstance(text, str) and looks_like_secret(text) else repr(text)
     raise InvalidConfigError(
-        f"endpoint {text!r} is not an address of a node: expected host:port with a port of "
+        f"endpoint {told} is not an address of a node: expected host:port with a port of "
         f"1 to {PORT_MAX}, such as 127.0.0.1:7001, or ipc:///path; give the addresses that the nodes listen on"
     )
 

@@ -26,9 +26,10 @@ from typing import Any, Final
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.file_reads import FileReads, check_private
 from forge_consensus.config.rows import parse
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.config.substitution import expanded
-from forge_consensus.config.yaml_file import MISSING_EXTRA
+from forge_consensus.config.yaml_file import MISSING_EXTRA, yaml_fault
 from forge_consensus.errors import InvalidConfigError
 
 SECTION: Final = "client"
@@ -108,7 +109,7 @@ def data_of(place: Path, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidConfigError(f"it is no YAML: {error}") from error
+        raise InvalidConfigError(f"it is no YAML: {yaml_fault(error)}") from None  # the error has the line itself
 
 
 class Fields:
@@ -175,6 +176,11 @@ class Fields:
     def path(self, name: str) -> Path | None:
         """Return a field that names a file, which counts from the folder of this one; None if it is not there."""
         text = self.text(name)
+        if looks_like_secret(text):
+            raise InvalidConfigError(
+                f"{SECTION}.{name} names a file, and {NOT_TOLD} stands there: write it into a file of mode 0600, and "
+                "name that"
+            )
         return self.folder / text if text else None
 
     def servers(self) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.original import ANY, BY_NAME, OriginalField
 from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.rows import parse, text_of
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.config.two_names import HALVES, TRANSLATED, make_one, make_way
 from forge_consensus.errors import InvalidConfigError
@@ -34,6 +35,8 @@ NAMES: Final = frozenset({*ROWS, *ALIASES, *BY_NAME, *TRANSLATED})
 SECTIONS: Final = frozenset(
     ".".join(name.split(".")[:depth]) for name in NAMES for depth in range(1, name.count(".") + 1)
 )
+FILE: Final = "_file"
+"""What the names of settings end with that name a file."""
 LINE: Final = re.compile(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+) ")
 
 
@@ -154,11 +157,22 @@ def take(resolved: Resolved, target: str, given: Given) -> None:
     if target in NOT_EMPTY and isinstance(given.value, str) and not given.value.strip():
         raise InvalidConfigError(f"{target} is empty: give a value, or leave it out")
     value = value_of(row, given)
+    if target.endswith(FILE) and isinstance(value, str) and looks_like_secret(value):
+        raise RefusedError(f"{target} names a file, and {NOT_TOLD} stands there: {instead_of(target)}")
     row.check(value)
     if value is not None and target in CHECKS:
         CHECKS[target](value)
     resolved.values[target] = value
     resolved.origins[target] = given
+
+
+def instead_of(target: str) -> str:
+    """Return how to give a secret itself that was given as the name of a file."""
+    itself = {"security.curve_key_file": "security.curve_secret_key"}.get(target, target.removesuffix(FILE))
+    known = ROWS.get(itself)
+    if known is None or not known.described.secret:
+        return "write it into a file of mode 0600, and name that"
+    return f"write it into a file of mode 0600 and name that, or give {itself}"
 
 
 def value_of(row: Setting, given: Given) -> Any:

@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_type_hints
 
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.config.setting import Setting, describe, is_section, section_of
 from forge_consensus.errors import InvalidConfigError
 
@@ -133,8 +134,9 @@ def parse(setting: Setting, text: str) -> Any:
     if value is None and setting.kind != "optional str":
         example = EXAMPLES.get(setting.described.unit) or EXAMPLES.get(setting.kind, "")
         hint = f", such as {example}" if example else ""
-        told = text if len(text) <= TOLD_CHARS_MAX else f"{text[:TOLD_CHARS_MAX]}..."
-        raise InvalidConfigError(f"{setting.name} is {told!r}: write {setting.expected}{hint}")
+        told = repr(text if len(text) <= TOLD_CHARS_MAX else f"{text[:TOLD_CHARS_MAX]}...")
+        told = NOT_TOLD if looks_like_secret(text) else told
+        raise InvalidConfigError(f"{setting.name} is {told}: write {setting.expected}{hint}")
     return value
 
 

@@ -12,6 +12,8 @@ from forge_consensus.errors import InvalidConfigError
 
 SUBSTITUTION: Final = re.compile(r"\$\$\{|\$\{(?P<what>[^}]*)(?P<end>\}?)")
 FILE: Final = "file:"
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""What the name of a variable may be."""
 
 
 def expanded(text: str, environment: Mapping[str, str], reads: FileReads) -> tuple[str, bool]:
@@ -29,11 +31,12 @@ def expanded(text: str, environment: Mapping[str, str], reads: FileReads) -> tup
             parts.append("${")
             continue
         if not found["end"]:
+            told = repr(found[0]) if NAME.fullmatch(what) else "'${'"
             raise InvalidConfigError(
-                f"{found[0]!r} has no closing brace: write ${{NAME}}, or $${{ for the characters themselves"
+                f"{told} has no closing brace: write ${{NAME}}, or $${{ for the characters themselves"
             )
         if "${" in what:
-            raise InvalidConfigError(f"{found[0]!r}: substitutions do not stand inside one another")
+            raise InvalidConfigError("${...${...}}: substitutions do not stand inside one another")
         secret = secret or what.startswith(FILE)
         parts.append(substituted(what, environment, reads))
     return "".join((*parts, text[at:])), secret
@@ -50,4 +53,8 @@ def substituted(what: str, environment: Mapping[str, str], reads: FileReads) -> 
         return default
     if name in environment:
         return ""
+    if not NAME.fullmatch(name):  # a part of a secret may stand there, so it is not told
+        raise InvalidConfigError(
+            "what stands in ${...} is no name of a variable: write $${ for the characters themselves"
+        )
     raise InvalidConfigError(f"the variable {name!r} is not set: set it, or give a default: ${{{name}:-value}}")

@@ -5,6 +5,7 @@ Everything is read as text, because a setting knows better than YAML what ``1s``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,13 @@ from forge_consensus.errors import InvalidConfigError
 VALUES_MAX: Final = 10_000
 """Aliases let a short file stand for any number of values."""
 TEXT_CHARS_MAX: Final = 4 * BYTES_MAX
-NOTHING: Final = "tag:yaml.org,2002:null"
-MERGE: Final = "tag:yaml.org,2002:merge"
+YAML_TAG: Final = "tag:yaml.org,2002:"
+NOTHING: Final = f"{YAML_TAG}null"
+MERGE: Final = f"{YAML_TAG}merge"
+OF_THE_TEXT: Final = re.compile(r"""'(?!<)[^'\s]{4,}'|"(?!<)[^"\s]{4,}\"""")
+"""What PyYAML quotes of the text, and not of its own words for what it expects."""
 TAGS: Final = frozenset(
-    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp", "map", "seq", "value")
+    f"{YAML_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp", "map", "seq", "value")
 )
 MISSING_EXTRA: Final = "configuration files need the package PyYAML: pip install 'forge-consensus[config]'"
 NO_VALUE: Final = "it has no value"
@@ -73,14 +77,30 @@ def tree_of(path: Path, text: str) -> Any:
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        mark = mark_of(error)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else f"{path}"
-        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise InvalidConfigError(f"{where} is no YAML: {what}") from error
+        raise InvalidConfigError(f"{where} is no YAML: {told_of(error)}") from None  # the error has the line itself
     except (OverflowError, ValueError) as error:  # from an escape such as "\UFFFFFFFF"
         raise InvalidConfigError(f"{path} is no YAML: an escape in it is out of range ({error})") from error
     except RecursionError as error:
         raise InvalidConfigError(f"{path} is nested too deeply: a configuration has a few levels") from error
+
+
+def mark_of(error: Exception) -> Any:
+    """Return the place of a fault of YAML, None if it has none."""
+    return getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+
+
+def told_of(error: Exception) -> str:
+    """Return what is wrong with a text that is no YAML; nothing of the text, because a secret may stand there."""
+    what = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    return OF_THE_TEXT.sub("what stands there", what)
+
+
+def yaml_fault(error: Exception) -> str:
+    """Return what is wrong and where, for a text that is no YAML."""
+    mark = mark_of(error)
+    return told_of(error) if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {told_of(error)}"
 
 
 class Reader:
@@ -139,7 +159,8 @@ class Reader:
             elif name in first:
                 self.fault(key, name, f"duplicate key, it stands in line {first[name].start_mark.line + 1} already")
             elif value.tag not in TAGS:
-                self.fault(key, name, f"the tag {value.tag} has no meaning here")
+                tag = value.tag if value.tag.removeprefix(YAML_TAG).isalpha() else "that begins with !"
+                self.fault(key, name, f"the tag {tag} has no meaning here: put a text that begins with ! in quotes")
             else:
                 first[name] = key
                 yield key, name, value

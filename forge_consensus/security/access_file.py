@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from forge_consensus.config.file_reads import text_of_file
+from forge_consensus.config.yaml_file import yaml_fault
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.access import AccessList, Principal, Rule, Token
 
@@ -98,7 +99,7 @@ def yaml_of(place: Path, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidConfigError(f"it is no YAML: {error}") from error
+        raise InvalidConfigError(f"it is no YAML: {yaml_fault(error)}") from None  # the error has the line itself
 
 
 def mapping(place: str, value: Any, fields: frozenset[str]) -> Mapping[str, Any]:

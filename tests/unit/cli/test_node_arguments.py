@@ -99,6 +99,7 @@ def test_the_address_to_listen_at_fits_to_the_peers() -> None:
         (("--set", "cluster_id=x"), "use --cluster"),
         (("--set", "log_level=debug"), "use --log-level"),
         (("--set", "client.silence_seconds=1"), "a setting of clients"),
+        (("--set", "security.encryption_key=00"), "variable FORGE_CONSENSUS_SECURITY__ENCRYPTION_KEY"),
         (("--machine", "nothing"), "no import path"),
         (("--machine", "json:JSONDecoder"), "is no state machine"),
     ],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 
 import pytest
 
 from forge_consensus.config.client_file import read_client_file
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.security.access import Token
 
 KEY = "a" * 40
 WHOLE = f"""
@@ -71,3 +73,33 @@ def test_what_is_wrong_is_said_with_the_file_and_the_field(tmp_path: Path, text:
         read_client_file(path, {})
     assert wrong in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+SECRET = "JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6"
+"""The one of ZeroMQ's own documentation."""
+TOKEN = Token.made()[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"client: {{endpoints: ['h:1'], curve_key_file: '{SECRET}'}}",
+        f"client: {{endpoints: ['h:1'], token_file: {TOKEN}}}",
+        f"client: {{endpoints: ['h:1'], timeout: {TOKEN}}}",
+        f"client: {{endpoints: ['{SECRET}']}}",
+        f"client: {{endpoints: ['h:1'], token: {TOKEN}",
+        f"client:\n  endpoints: ['h:1']\n  token: !{TOKEN}\n",
+        f"client:\n  endpoints: ['h:1']\n  token: *{TOKEN}\n",
+        f"client:\n  endpoints: ['h:1']\n\ttoken: {TOKEN}\n",
+        f"client: {{endpoints: ['h:1'], token: '${{{SECRET[:20]}=}}'}}",
+        f"client: {{endpoints: ['h:1'], token: 'x${{{SECRET[:20]}='}}",
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "client.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidConfigError) as refused:
+        read_client_file(path, {})
+    told = "".join(traceback.format_exception(refused.value))
+    for part in (SECRET[:20], SECRET[-20:], TOKEN[17:37], TOKEN[-20:]):
+        assert part not in told
