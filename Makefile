@@ -16,7 +16,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types layers unit docs test browser cover bench mutants campaign siege demo format clean
+.PHONY: help setup lint types layers unit docs test browser cover bench advisories mutants campaign siege demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -57,6 +57,11 @@ browser: $(STAMP) ## look at the dashboard in Debian's Chromium, which must be i
 	@mkdir -p $(VENV)/axe && cd $(VENV)/axe && test -f axe.min.js \
 		|| { npm pack --silent axe-core@4 && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js; }
 	$(BIN)/pytest -q tests/browser
+
+advisories: $(STAMP) ## ask whether a known weakness is in what users install, by pip-audit, which goes into .venv/audit
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit \
+		&& $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	$(BIN)/python -m tests.advisories $(VENV)/audit/bin/pip-audit
 
 cover: $(STAMP) ## measure which lines unit tests, stories and a small campaign run
 	$(BIN)/coverage erase
