@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final
 
+from forge_consensus.checks.closed_loop import ClosedLoop
 from forge_consensus.checks.latencies import Latencies
+from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
-from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError
 from forge_consensus.events.text import seconds_text
 from forge_consensus.storage.machines.machine import Command
@@ -22,8 +21,6 @@ KEYS: Final = 1000
 VALUE: Final = "x" * 256
 SLOW_SECONDS: Final = 0.5
 """The 99th percentile may be so long."""
-LOOK_SECONDS: Final = 0.005
-"""How often the check looks whether the last answers have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,107 +49,73 @@ class LoadReport:
     """The judgement as a sentence for people."""
 
 
-class Outcome(NamedTuple):
-    """What became of one write."""
-
-    at: float
-    """When that was known."""
-    took: float
-    code: str
-    """Of the error that it ended with; empty if it was acknowledged."""
-
-
 class Load:
-    """Writes to keys of its own, as many at once as were asked for, and what became of them.
+    """Writes of one size to keys of its own, again and again, and reads of them; removed at the end.
 
-    Outcomes come on this thread and on the client's, so they are only appended to a list.
+    Args:
+        client: the client of the cluster, whose timeout is that of every call.
+        prefix: what all keys begin with; a random part follows, because several may run at once.
+        value: what every key is set to.
+        keys: how many keys there are.
+
     """
 
-    def __init__(self, client: Client, seconds: float, timeout: float) -> None:
-        self.client, self.seconds, self.timeout = client, seconds, timeout
-        self.prefix = f"{PREFIX}{secrets.token_hex(4)}/"
-        self.submitted = 0
-        self.outcomes: list[Outcome] = []
+    def __init__(self, client: Client, prefix: str = PREFIX, value: str = VALUE, keys: int = KEYS) -> None:
+        self.client, self.value, self.keys = client, value, keys
+        self.prefix = f"{prefix}{secrets.token_hex(4)}/"
+        self.written = 1
+        """How many keys may hold a value."""
 
     def begin(self) -> None:
         """Write one key, so that the session is open before the clock runs. Raises `ConsensusError`."""
         try:
-            self.client.put(f"{self.prefix}0", VALUE, self.timeout)
+            self.client.put(f"{self.prefix}0", self.value)
         except CommandError as error:
-            text = f"{error.text}; the check needs the built-in machine of keys and values"
+            text = f"{error.text}; this needs the built-in machine of keys and values"
             raise CommandError(error.kind, text) from error
         except OutcomeUnknownError:
             self.remove()
             raise
 
-    def run(self) -> float:
-        """Write for the whole time, and wait for the last answers; return how many seconds that took."""
-        began = time.perf_counter()
+    def write(self, number: int) -> Pending[Any]:
+        """Begin the write of that number, and return its future. Raises `ConsensusError`."""
+        self.written = max(self.written, min(number + 1, self.keys))
+        return self.client.submit(Command("set", {"key": f"{self.prefix}{number % self.keys}", "value": self.value}))
+
+    def read(self, number: int) -> Pending[Any]:
+        """Begin the linearizable read of that number of a key that was written, and return its future."""
+        return self.client.ask_query(f"{self.prefix}{number % self.written}")
+
+    def remove(self, loop: ClosedLoop | None = None) -> tuple[int, str]:
+        """Remove the keys; return how many they were, and why some may be left after the writes of that loop."""
         try:
-            while time.perf_counter() - began < self.seconds:
-                self.write()
-        finally:
-            self.wait_for_answers()
-        return max((outcome.at for outcome in self.outcomes), default=began) - began
-
-    def write(self) -> None:
-        """Hand over one write; waits while as many are outstanding as may be."""
-        began = time.perf_counter()
-        command = Command("set", {"key": f"{self.prefix}{self.submitted % KEYS}", "value": VALUE})
-        self.submitted += 1
-        try:
-            pending = self.client.submit(command, self.timeout)
-        except ConsensusError as error:
-            self.note(began, error)
-        else:
-            pending.add_done_callback(lambda done: self.note(began, done.error))
-
-    def note(self, began: float, error: ConsensusError | None) -> None:
-        """Note what became of a write."""
-        now = time.perf_counter()
-        self.outcomes.append(Outcome(now, now - began, error.code if error else ""))
-
-    def wait_for_answers(self) -> None:
-        """Wait until every write has ended, for as long as a call may take and a second more."""
-        give_up = time.perf_counter() + self.timeout + 1.0
-        while len(self.outcomes) < self.submitted and time.perf_counter() < give_up:
-            time.sleep(LOOK_SECONDS)
-
-    def remove(self) -> tuple[int, str]:
-        """Remove the keys; return how many they were, and why some may be left."""
-        try:
-            removed = self.client.delete_prefix(self.prefix, self.timeout)
+            removed = self.client.delete_prefix(self.prefix)
         except ConsensusError as error:
             return 0, f"they could not be removed ({error.code})"
-        return removed, "writes without an answer may be carried out yet" if self.failures() else ""
-
-    def failures(self) -> Counter[str]:
-        """Code of an error -> how many writes ended with it."""
-        found = Counter(outcome.code for outcome in self.outcomes if outcome.code)
-        if silent := self.submitted - len(self.outcomes):
-            found["NO_ANSWER"] = silent
-        return found
+        unknown = loop is not None and (loop.failures or loop.open)
+        return removed, "writes without an answer may be carried out yet" if unknown else ""
 
 
-def measure_load(endpoints: Sequence[str], seconds: float, outstanding: int, timeout: float) -> LoadReport:
+def measure_load(client: Client, seconds: float, outstanding: int) -> LoadReport:
     """Write to a cluster for so many seconds, with so many writes under way at once, and remove what was written.
 
     Raises `ConsensusError` if not even the first write is carried out.
     """
-    with Client(endpoints, timeout, settings=ClientSettings(outstanding_max=outstanding)) as client:
-        load = Load(client, seconds, timeout)
-        load.begin()
-        try:
-            took = load.run()
-        finally:
-            removed, left = load.remove()  # after an interruption too
-    return report_of(load, took, outstanding, removed, left)
+    load = Load(client)
+    load.begin()
+    loop = ClosedLoop(load.write, outstanding)
+    took = 0.0
+    try:
+        took = loop.run(seconds)
+    finally:
+        removed, left = load.remove(loop)  # after an interruption too
+    return report_of(load, loop, took, removed, left)
 
 
-def report_of(load: Load, took: float, outstanding: int, removed: int, left: str) -> LoadReport:
+def report_of(load: Load, loop: ClosedLoop, took: float, removed: int, left: str) -> LoadReport:
     """Return what became of a load that is over."""
-    latency = Latencies.of([outcome.took for outcome in load.outcomes if not outcome.code])
-    failures = load.failures()
+    latency = Latencies.of(loop.took)
+    failures = loop.failures
     return LoadReport(
         is_ok=not failures and latency.count > 0 and latency.p99_seconds <= SLOW_SECONDS,
         writes=latency.count,
@@ -160,7 +123,7 @@ def report_of(load: Load, took: float, outstanding: int, removed: int, left: str
         seconds=round(took, 3),
         writes_per_second=round(latency.count / took, 1) if took else 0.0,
         latency=latency,
-        outstanding=outstanding,
+        outstanding=loop.outstanding,
         failures=dict(failures),
         removed_keys=removed,
         prefix=load.prefix,

@@ -121,8 +121,10 @@ def perf(
     run it where that does harm.
     """
     from forge_consensus.checks.load import measure_load
+    from forge_consensus.cli.connecting import client_of
 
-    report = measure_load(endpoints, seconds, outstanding, timeout)
+    with client_of(endpoints, timeout) as client:
+        report = measure_load(client, seconds, outstanding)
     if report.left:
         click.echo(f"! keys that begin with {report.prefix} may be left: {report.left}", err=True)
     lines = [

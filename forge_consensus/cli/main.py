@@ -49,7 +49,7 @@ Exit codes:
 FAMILIAR = {
     "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
     "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "nodes": "members",
-    "health": "status", "monitor": "top", "check": "verify", "options": "settings",
+    "health": "status", "monitor": "top", "check": "verify", "benchmark": "bench", "options": "settings",
 }  # fmt: skip
 """What other tools call these commands."""
 
@@ -154,6 +154,7 @@ class Root(Commands):
             "forge_consensus.cli.check:check",
             "Check what a cluster can lose, how fast a disk or a cluster is.",
         ),
+        "bench": ("forge_consensus.cli.bench:bench", "Measure how much a cluster of your own does in a second."),
         "events": ("forge_consensus.cli.events:events", "Show the events of the nodes."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log, or look at it, while the node is stopped."),
         "storage": ("forge_consensus.cli.storage:storage", "Give the disk back what a stopped node does not need."),

@@ -146,3 +146,12 @@ def test_nothing_that_was_written_is_plain_on_any_disk(cluster: SecureCluster) -
     assert not [path for path in files if PLANTED.encode() in path.read_bytes()]
     assert json.loads(cluster.run("kv", "get", "first", "-o", "json").stdout)["value"] == PLANTED
     assert not backup.exists()
+
+
+def test_a_load_is_made_with_the_keys_of_the_file(cluster: SecureCluster) -> None:
+    given = ("--seconds", "0.2", "-o", "json")
+    assert json.loads(cluster.run("check", "perf", *given).stdout)["failed"] == 0
+    assert cluster.run("bench", "--outstanding", "4", *given).returncode == 2, "it holds keys, and nobody said --yes"
+    found = json.loads(cluster.run("bench", "--outstanding", "4", "--yes", *given).stdout)
+    assert (found["is_ok"], found["left"]) == (True, "")
+    assert cluster.run("bench", "--outstanding", "4", "--yes", *given, config="reader").returncode == 77

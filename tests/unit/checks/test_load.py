@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from forge_consensus.checks import load
+from forge_consensus.checks.closed_loop import ClosedLoop
 from forge_consensus.checks.latencies import Latencies
-from forge_consensus.checks.load import Load, Outcome, judged, measure_load, report_of
+from forge_consensus.checks.load import Load, judged, measure_load, report_of
+from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError, ConsensusTimeoutError, OutcomeUnknownError
 from tests.worlds.cli_world import Shell, dead_address, running_node
@@ -25,9 +27,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_writes_are_counted_and_their_keys_are_removed(address: str) -> None:
-    with Client([address]) as client:
+    with Client([address], 20.0) as client:
         client.put("forge-consensus/other", 1)
-        found = measure_load([address], 0.2, 10, 20.0)
+        found = measure_load(client, 0.2, 10)
         assert found.failed == 0
         assert found.writes > 0
         assert 0 < found.removed_keys <= found.writes + 1
@@ -54,10 +56,10 @@ def test_the_command_shows_figures_for_people_and_for_programs(address: str) -> 
 def test_an_interruption_removes_the_keys(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Load.write
 
-    def interrupted(self: Load) -> None:
-        write(self)
-        if self.submitted == 20:
+    def interrupted(self: Load, number: int) -> Pending[Any]:
+        if number == 20:
             raise KeyboardInterrupt
+        return write(self, number)
 
     monkeypatch.setattr(Load, "write", interrupted)
     done = Shell(address).run("check", "perf", "--seconds", "5", "--timeout", "20")
@@ -98,13 +100,13 @@ class NoNode(Client):
 def test_another_machine_is_told_by_the_first_write() -> None:
     with NoNode(CommandError("KeyError", "no such command")) as client:
         with pytest.raises(CommandError, match="needs the built-in machine of keys and values"):
-            Load(client, 1.0, 1.0).begin()
+            Load(client).begin()
         assert client.removed == []
 
 
 def test_a_first_write_that_may_come_yet_is_removed() -> None:
     with NoNode(OutcomeUnknownError()) as client:
-        load_of = Load(client, 1.0, 1.0)
+        load_of = Load(client)
         with pytest.raises(OutcomeUnknownError):
             load_of.begin()
         assert client.removed == [load_of.prefix]
@@ -112,16 +114,27 @@ def test_a_first_write_that_may_come_yet_is_removed() -> None:
 
 def test_writes_that_fail_are_counted_by_their_codes() -> None:
     with NoNode(ConsensusTimeoutError()) as client:
-        failing = Load(client, 0.01, 0.01)
-        failing.write()
-        failing.write()
-        failing.outcomes.append(Outcome(9.0, 0.1, ""))
-        failing.submitted += 2  # one has no answer at all
-        found = report_of(failing, 2.0, 10, *failing.remove())
-    assert (found.is_ok, found.writes, found.failed, found.writes_per_second) == (False, 1, 3, 0.5)
-    assert found.failures == {"CONSENSUS_TIMEOUT": 2, "NO_ANSWER": 1}
-    assert found.text.startswith("writes failed: 2 with CONSENSUS_TIMEOUT, 1 with NO_ANSWER")
+        failing = Load(client)
+        loop = ClosedLoop(failing.write, 10)
+        loop.begin_one()
+        loop.begin_one()
+        loop.end_one()
+        loop.end_one()
+        loop.took.append(0.1)
+        found = report_of(failing, loop, 2.0, *failing.remove(loop))
+    assert (found.is_ok, found.writes, found.failed, found.writes_per_second) == (False, 1, 2, 0.5)
+    assert found.failures == {"CONSENSUS_TIMEOUT": 2}
+    assert found.text.startswith("writes failed: 2 with CONSENSUS_TIMEOUT")
     assert (found.removed_keys, found.left) == (3, "writes without an answer may be carried out yet")
+
+
+def test_what_was_under_way_at_an_interruption_may_be_left() -> None:
+    with NoNode(ConsensusTimeoutError()) as client:
+        interrupted = Load(client)
+        loop = ClosedLoop(interrupted.write, 10)
+        assert interrupted.remove(loop) == (3, "")
+        loop.begin_one()
+        assert interrupted.remove(loop)[1] == "writes without an answer may be carried out yet"
 
 
 @pytest.mark.parametrize(
