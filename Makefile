@@ -70,10 +70,9 @@ cover: $(STAMP) ## measure which lines unit tests, stories and a small campaign 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(STAMP) ## measure throughput, failover and restart; PEERS=program.py measures other systems alike
-	$(BIN)/python -m tests.benchmarks.throughput $(if $(PEERS),--with-peers $(PEERS))
-	$(BIN)/python -m tests.benchmarks.failover --rounds 10
-	$(BIN)/python -m tests.benchmarks.restart --entries 200000
+bench: $(STAMP) ## measure this system beside others that are installed: SYSTEMS=own,etcd ROUNDS=3 SECONDS=5
+	$(BIN)/python -m tests.benchmarks.peers $(if $(SYSTEMS),--systems $(SYSTEMS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 mutants: $(STAMP) ## run the campaign against nodes with faults put in on purpose; each must be found
 	$(BIN)/python -m tests.simulation.mutants --jobs $(WORKERS)

@@ -25,7 +25,7 @@ from typing import Any
 from forge_consensus.client.sync import Client
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.benchmarks.failover import percentile
-from tests.benchmarks.throughput import cpu_seconds
+from tests.benchmarks.machine import cpu_seconds
 
 KEYS = 1_000
 CLIENTS = 3

@@ -32,8 +32,9 @@ from forge_consensus.client.sync import Client
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.benchmarks.failover import ANSWER_SECONDS_MAX, FALLEN_SECONDS, SETTLE_SECONDS, Writing
+from tests.benchmarks.machine import cpu_seconds
 from tests.benchmarks.subscribed_node import program
-from tests.benchmarks.throughput import WARM_UP, cpu_seconds, put_pipelined
+from tests.benchmarks.throughput import WARM_UP, put_for
 from tests.worlds.source_tree import ROOT
 
 KINDS = ("none", "everything", "remote", "sleeping", "raising")
@@ -91,7 +92,7 @@ def throughput(cluster: LocalCluster, kind: str, seconds: float) -> tuple[float,
     heard = listeners(cluster.status(leader)["events_address"], client) if kind == "remote" else nullcontext()
     with heard:
         before = cpu_seconds(cluster.process(leader).pid)
-        took, lasted = put_pipelined(client, value, WINDOW, seconds)
+        took, lasted = put_for(client, value, WINDOW, seconds)
         return len(took) / lasted, (cpu_seconds(cluster.process(leader).pid) - before) / len(took) * 1e6
 
 

@@ -1,13 +1,12 @@
 """How many commands a second three node processes commit for one client process, and how long each takes.
 
-    python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--with-peers PEERS.PY] [--encrypted ROUNDS]
+    python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--encrypted ROUNDS]
     python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--secure]
 
 One JSON line a run: 128-byte values, keys cycling over 10,000, every command durable on a majority before its answer.
 `--secure` measures each window a second time with every connection encrypted and authenticated (CURVE).
-`--with-peers` names a program that measures other systems with the same work: it is called as
-``PROGRAM {pysyncobj|etcd} put --window N`` and prints a JSON line of its own. `--encrypted` measures clusters whose
-disks are plain and encrypted, in turns, and prints how the medians compare.
+`--encrypted` measures clusters whose disks are plain and encrypted, in turns, and prints how the medians compare.
+Beside other systems: ``make bench``.
 """
 
 from __future__ import annotations
@@ -15,67 +14,34 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import threading
-import time
-from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from forge_consensus.checks.closed_loop import ClosedLoop
+from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.benchmarks.failover import percentile
+from tests.benchmarks.machine import cpu_seconds
 
 KEYS = 10_000
 WARM_UP = 2_000
 SECURITY = "FORGE_CONSENSUS_SECURITY__"
-PEERS = ("pysyncobj", "etcd")
 
 
-def put_pipelined(client: Client, value: bytes, window: int, seconds: float) -> tuple[list[float], float]:
+def put_for(client: Client, value: bytes, window: int, seconds: float) -> tuple[list[float], float]:
     """Keep `window` commands outstanding for a while; returns (milliseconds of each, seconds in all)."""
-    took: list[float] = []
-    gate = threading.Semaphore(window)
-    failures: list[BaseException] = []
 
-    def done(began: float, future: Any) -> None:
-        took.append((time.perf_counter() - began) * 1000)
-        if (error := future.exception()) is not None:
-            failures.append(error)
-        gate.release()
+    def put(number: int) -> Pending[Any]:
+        return client.submit(Command("set", {"key": f"k{number % KEYS}", "value": value}))
 
-    start = time.perf_counter()
-    number = 0
-    while time.perf_counter() - start < seconds:
-        gate.acquire()
-        began = time.perf_counter()
-        command = Command("set", {"key": f"k{number % KEYS}", "value": value})
-        client.submit(command).add_done_callback(partial(done, began))
-        number += 1
-    for _ in range(window):
-        gate.acquire()
-    if failures:
-        raise failures[0]
-    return took, time.perf_counter() - start
-
-
-def put_serial(client: Client, value: bytes, seconds: float) -> tuple[list[float], float]:
-    """One command at a time."""
-    took: list[float] = []
-    start = time.perf_counter()
-    while (now := time.perf_counter()) - start < seconds:
-        client.put(f"k{len(took) % KEYS}", value)
-        took.append((time.perf_counter() - now) * 1000)
-    return took, time.perf_counter() - start
-
-
-def cpu_seconds(pid: int) -> float:
-    """The processor time that a process used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    loop = ClosedLoop(put, window)
+    lasted = loop.run(seconds)
+    if loop.failures:
+        sys.exit(f"commands failed: {dict(loop.failures)}")
+    return [each * 1000 for each in loop.took], lasted
 
 
 def measure(window: int, size: int, seconds: float, *, encrypted: bool = False, secure: bool = False) -> dict[str, Any]:
@@ -89,10 +55,7 @@ def measure(window: int, size: int, seconds: float, *, encrypted: bool = False, 
             future.result()
         leader = cluster.wait_for_leader()
         before, flushes = cpu_seconds(cluster.process(leader).pid), cluster.status(leader)["flushes_total"]
-        if window > 1:
-            took, lasted = put_pipelined(client, value, window, seconds)
-        else:
-            took, lasted = put_serial(client, value, seconds)
+        took, lasted = put_for(client, value, window, seconds)
         flushed = cluster.status(leader)["flushes_total"] - flushes
         return {
             "system": "forge-consensus with CURVE" if secure else "forge-consensus",
@@ -130,7 +93,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="bytes of a value")
     parser.add_argument("--window", type=int, action="append", help="commands outstanding; default: 1000, then 1")
     parser.add_argument("--secure", action="store_true", help="measure with CURVE too")
-    parser.add_argument("--with-peers", type=Path, help="a program that measures pysyncobj and etcd alike")
     parser.add_argument("--encrypted", type=int, default=0, metavar="ROUNDS", help="compare with encrypted disks")
     arguments = parser.parse_args()
     for window in arguments.window or [1000, 1]:
@@ -139,18 +101,6 @@ def main() -> None:
             continue
         for secure in (False, True) if arguments.secure else (False,):
             print(json.dumps(measure(window, arguments.size, arguments.seconds, secure=secure)), flush=True)
-        if arguments.with_peers is None:
-            continue
-        for peer in PEERS:
-            options = ["--window", str(window), "--size", str(arguments.size), "--seconds", str(arguments.seconds)]
-            command = [sys.executable, str(arguments.with_peers), peer, "put", *options]
-            try:
-                done = subprocess.run(command, timeout=arguments.seconds + 90, check=False)
-            except subprocess.TimeoutExpired:
-                print(json.dumps({"system": peer, "window": window, "failed": "timed out"}), flush=True)
-            else:
-                if done.returncode:
-                    print(json.dumps({"system": peer, "window": window, "failed": done.returncode}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""This system beside others on the same work and machine: ``python -m tests.benchmarks.peers``."""
