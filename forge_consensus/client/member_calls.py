@@ -73,7 +73,7 @@ def until_done(
         else:
             if progress is not None:
                 progress(found)
-            if plan.is_done(found):
+            if max(told.index, told.commit) >= plan.index and plan.is_done(found):  # else it tells what was before
                 return
             if found.settled and told.commit >= plan.index:
                 raise OperationFailedError(OVERTAKEN)

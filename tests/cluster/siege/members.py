@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from forge_consensus.client.members import ClusterMembers
 from forge_consensus.client.sync import Client
@@ -26,6 +27,9 @@ TRANSFERS_MAX: Final = 5
 Beside = Callable[[], object]
 """Strikes another fault, from its beginning to its end."""
 Done = Callable[[ClusterMembers], bool]
+SEEN: Final[WeakKeyDictionary[LocalCluster, int]] = WeakKeyDictionary()
+"""By cluster: the index of its newest members that were seen. A node that does not know them yet is not believed: else
+two changes of a node could seem made, because what the second one undoes was so before the first."""
 
 
 class Changing(threading.Thread):
@@ -33,6 +37,7 @@ class Changing(threading.Thread):
 
     def __init__(self, cluster: LocalCluster, done: Done, *changes: Change) -> None:
         super().__init__(name="siege-members", daemon=True)
+        self.cluster = cluster
         self.endpoints = cluster.endpoints
         self.cluster_id = cluster.cluster_id
         self.done = done
@@ -58,7 +63,9 @@ class Changing(threading.Thread):
         try:
             members = client.members()
             self.told = f"the members are {members}"
-            if members.settled and self.done(members):
+            known = members.settled and members.index >= SEEN.get(self.cluster, 0)
+            if known and self.done(members):
+                SEEN[self.cluster] = members.index
                 return True
             client.change_members(*self.changes, wait=False)
         except ConsensusError as error:

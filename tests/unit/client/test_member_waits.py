@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -62,6 +63,16 @@ def test_it_ends_when_the_change_is_committed() -> None:
     with pytest.raises(StopIteration):
         steps.send(members(AFTER))
     assert [each.committed for each in seen] == [False, False, True]
+
+
+def test_a_node_that_has_not_heard_of_the_change_is_not_believed_though_all_once_was_as_meant() -> None:
+    promoted = MembersPlan(9, Step.of(AFTER), (Step.of(BEFORE),))
+    steps = until_done(promoted, time.monotonic() + 60)
+    next(steps)
+    assert isinstance(steps.send(members(BEFORE)), Pause), "before the demotion it was a voter as well"
+    next(steps)
+    with pytest.raises(StopIteration):
+        steps.send(replace(members(BEFORE), index=9, commit=9))
 
 
 def test_a_change_that_a_new_leader_took_back_is_not_waited_for() -> None:
