@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from forge_consensus.checks.closed_loop import ClosedLoop
 from forge_consensus.checks.latencies import Latencies
-from forge_consensus.checks.load import Load
+from forge_consensus.checks.load import Load, other_machine
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import AuthenticationFailedError, ConsensusError
+from forge_consensus.errors import AuthenticationFailedError, CommandError, ConsensusError
 
 PREFIX: Final = "forge-consensus/bench/"
 KEYS_MAX: Final = 10_000
@@ -73,6 +73,8 @@ def is_used(client: Client) -> bool:
         return bool(client.scan("", 1))
     except AuthenticationFailedError:
         return True
+    except CommandError as error:
+        raise other_machine(error) from error
 
 
 def measure_benchmark(

@@ -71,8 +71,7 @@ class Load:
         try:
             self.client.put(f"{self.prefix}0", self.value)
         except CommandError as error:
-            text = f"{error.text}; this needs the built-in machine of keys and values"
-            raise CommandError(error.kind, text) from error
+            raise other_machine(error) from error
         except OutcomeUnknownError:
             self.remove()
             raise
@@ -94,6 +93,11 @@ class Load:
             return 0, f"they could not be removed ({error.code})"
         unknown = loop is not None and (loop.failures or loop.open)
         return removed, "writes without an answer may be carried out yet" if unknown else ""
+
+
+def other_machine(error: CommandError) -> CommandError:
+    """Return the error for a machine that refused a command or a query on keys."""
+    return CommandError(error.kind, f"{error.text}; this needs the built-in machine of keys and values")
 
 
 def measure_load(client: Client, seconds: float, outstanding: int) -> LoadReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ class Rounds:
                     run = measure(system, work, number)
                     self.results.runs.append(run)
                     self.tell(f"{where}: {run.outstanding:,} at once, {run.per_second:,.0f}/s, p50 {run.p50_ms:g} ms")
-            except (LoadFailedError, OSError, ConsensusError) as error:
+            except (LoadFailedError, OSError, subprocess.SubprocessError, ConsensusError) as error:
                 self.results.failures.append(Failure(kind.name, number, str(error)))
                 self.tell(f"{where}: failed: {error}")
             finally:

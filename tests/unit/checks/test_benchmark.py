@@ -15,7 +15,7 @@ from forge_consensus.checks.load import Load
 from forge_consensus.cli.bench import HEAD
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import AuthenticationFailedError, NoLeaderError
+from forge_consensus.errors import AuthenticationFailedError, CommandError, NoLeaderError
 from tests.worlds.cli_world import Shell, dead_address, running_node
 
 SHORT = ("--seconds", "0.1", "--timeout", "20")
@@ -109,6 +109,12 @@ def test_a_client_that_may_not_look_asks_and_knows_no_flushes() -> None:
         assert is_used(client)
         assert leader_flushes(client) is None
     with Refusing(NoLeaderError()) as client, pytest.raises(NoLeaderError):
+        is_used(client)
+
+
+def test_another_machine_is_told_before_anything_is_written() -> None:
+    said = "no such query; this needs the built-in machine of keys and values"
+    with Refusing(CommandError("KeyError", "no such query")) as client, pytest.raises(CommandError, match=said):
         is_used(client)
 
 
