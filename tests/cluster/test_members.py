@@ -315,3 +315,19 @@ def test_twenty_transfers_under_load_refuse_nothing() -> None:
                 time.sleep(0.01)
             gaps.append(writer.longest_seconds)
         assert sorted(gaps)[len(gaps) // 2] < 0.3, gaps
+
+
+def test_one_of_two_voters_moves_after_its_new_address_is_in_the_log() -> None:
+    with LocalCluster(2) as cluster, cluster.client(timeout=SECONDS) as client:
+        leader = cluster.wait_for_leader()
+        moving = next(name for name in cluster.names if name != leader)
+        client.put("key", 1)
+        cluster.place_at(moving)
+        address = cluster.addresses[moving]
+        client.change_members(Change(Action.UPDATE, moving, address), wait=False)
+        cluster.nodes[moving].stop()
+        cluster.begin(moving)
+        client.put("key", 2)
+        wait_for(lambda: client.members().settled, SECONDS, "the change to be complete")
+        assert {member.id: member.address for member in client.members().members}[moving] == address
+        cluster.wait_until_settled()
