@@ -72,6 +72,8 @@ class Hello:
     joins: bool = False
     """Whether the sender's folder was made to join the cluster: it is the member's only if the members' entry names
     it."""
+    statement: bytes = b""
+    """What the sender's certificate says of its key of CURVE (`forge_consensus.security.statements`); empty without."""
 
 
 @message
@@ -95,6 +97,8 @@ class HelloReply:
     removed_at: int = 0
     clock_ns: int = 0
     """What the sender's CLOCK_BOOTTIME read when it answered, in nanoseconds; 0 tells nothing."""
+    statement: bytes = b""
+    """As in `Hello`."""
 
 
 @message
@@ -245,6 +249,8 @@ class CheckPeer:
     """Ask whether the receiver is alive. Every node asks every other, in every role."""
 
     number: int
+    statement: bytes = b""
+    """As in `Hello`, so that what is stated never ends between members that go on speaking."""
 
 
 @message
@@ -260,6 +266,8 @@ class CheckPeerReply:
     """How many milliseconds the slowest commit of its last seconds took, rounded up; 0 tells nothing."""
     clock_ns: int = 0
     """As in `HelloReply`. With it the receiver knows how stale a state is of which the sender tells as a leader."""
+    statement: bytes = b""
+    """As in `CheckPeer`."""
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from forge_consensus.actors.runtime.member_certificates import MemberCertificates
 from forge_consensus.security.access import AccessList, Principal
 from forge_consensus.security.curve import KeyPair
 from forge_consensus.security.in_force import in_force
@@ -23,11 +24,15 @@ class AccessControl:
     Args:
         keys: the node's own pair.
         of_file: the list of the node's access file; None if it has none.
+        certificates: those of the members; None if the list alone says whose a key is.
 
     """
 
-    def __init__(self, keys: KeyPair, of_file: AccessList | None = None) -> None:
+    def __init__(
+        self, keys: KeyPair, of_file: AccessList | None = None, certificates: MemberCertificates | None = None
+    ) -> None:
         self.keys = keys
+        self.certificates = certificates
         self.of_file = of_file or NOBODY
         self.of_log = NOBODY
         self.current = in_force(self.of_file, self.of_log)

@@ -5,7 +5,7 @@
 | `now` | heartbeats, check-quorum, every alarm and duration | a leader that nobody answers must stop in real time |
 | `running` | "I hear no leader": election timeouts and stickiness | a node that did not read must blame nobody |
 | `boottime_ns` | send times and leases | read when it is asked for, so after a request was taken |
-| `wall_ms` | people, and the time of an entry | may be wrong and may jump |
+| `wall_ms` | people, the time of an entry, the ends of certificates | may be wrong and may jump |
 """
 
 from __future__ import annotations

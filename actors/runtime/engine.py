@@ -157,6 +157,7 @@ class Engine:
         permits = None
         if self.access is not None:
             permits = Permits(self.access, keyed=name_of(self.ledger.applier.machine).name == BUILT_IN)
+            self.serve_certificates()
         return Gate(
             self.ledger,
             self.settings,
@@ -168,6 +169,12 @@ class Engine:
             self.unread,
             permits,
         )
+
+    def serve_certificates(self) -> None:
+        """Have the members' certificates speak for this node by its clock, if the access control has any."""
+        if self.access is not None and self.access.certificates is not None:
+            identity, self.outbox.certificates = self.ledger.identity, self.access.certificates
+            self.outbox.certificates.serve(identity.cluster_id, identity.node_id, self.clock.wall_ms)
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ BY_NAME: Final = (
 DAMAGED: Final = "damaged frame"
 """The reason for a frame that does not fit its checksum: a cable, a memory or a network card spoils bytes."""
 KEY: Final = "key"
-"""The reason in the answer to a greeting whose sender's key is not that of the node it claims to be."""
+"""The reason in the answer to a greeting whose sender does not prove by its key that it is the node it claims to be."""
 TOLD_MAX: Final = 1000
 """Of so many wrong keys an event tells; all of them are counted."""
 TERM_JUMP_MAX: Final = 1 << 32
@@ -135,8 +135,8 @@ class Gate:
         """None where nobody is asked who they are, because the node has no keys."""
         self.publish: Callable[[ConsensusEvent], None] = lambda event: None
         """Publishes an event with the turn."""
-        self.told: set[tuple[str, str]] = set()
-        """The node ids for which a wrong key was used, each with the key, of which an event told."""
+        self.told: set[tuple[str, str, str]] = set()
+        """The node ids for which a wrong key was used, each with the key and the reason, of which an event told."""
 
     def receive(self, data: Any, connection: Any, key: str = "") -> None:
         """Check one frame and put its message into the mailbox.
@@ -201,7 +201,7 @@ class Gate:
         Nothing of a refused part reaches an actor, so it certainly had no effect.
         """
         if not isinstance(frame.message, CLIENT_REQUESTS):
-            denial = permits.of_member(frame, key)
+            denial = permits.of_member(frame, key, sender.connection)
             if denial is not None:
                 self.refuse_member(frame, sender, key, denial)
             return denial is None
@@ -218,8 +218,9 @@ class Gate:
         self.refusals.report(*denial)
         if type(frame.message) is Hello:
             sender.deliver(HelloReply(self.identity.boot_token, self.identity.boot, KEY, denial.text), sender)
-        if (frame.sender, key) not in self.told and len(self.told) < TOLD_MAX:
-            self.told.add((frame.sender, key))
+        told = (frame.sender, key, denial.reason)
+        if told not in self.told and len(self.told) < TOLD_MAX:
+            self.told.add(told)
             self.publish(NodeRefused(peer=frame.sender, reason=KEY, detail=denial.text))
 
     def is_meant(self, frame: Frame) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.messages import AppendEntries, Hello
 from forge_consensus.actors.runtime.address import PeerAddress, SenderAddress
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.member_certificates import CARRIERS, MemberCertificates
 from forge_consensus.actors.runtime.refusals import (
     CLIENT_TAKES_NO_ANSWER,
     PEER_TAKES_NO_ANSWER,
@@ -50,6 +52,8 @@ class Outbox:
         self.jobs: list[tuple[Callable[[], Any], Callable[[Any, str], None], Callable[[], None]]] = []
         self.boots: dict[str, int] = {}
         self.number = 0
+        self.certificates: MemberCertificates | None = None
+        """Makes the statements that some messages carry; None where none do."""
 
     def request(self, to: PeerAddress, message: Any) -> None:
         """Hold a request to a peer until the turn is committed."""
@@ -121,6 +125,8 @@ class Outbox:
         boot = self.boots.get(to.node)
         if boot is None and type(message) is not Hello:
             return
+        if self.certificates is not None and isinstance(message, CARRIERS):
+            message = replace(message, statement=self.certificates.statement(to.node))
         self.number += 1
         sent = self.clock.boottime_ns()
         frame = self.frame(to.actor, boot or 0, self.number, sent, message)
@@ -129,6 +135,8 @@ class Outbox:
 
     def send_answer(self, to: SenderAddress, message: Any) -> None:
         """Send an answer on the connection of its request."""
+        if self.certificates is not None and isinstance(message, CARRIERS):
+            message = replace(message, statement=self.certificates.statement(to.node))
         known = self.ledger.identity.boots.get(to.node) if to.node else None
         frame = self.frame(to.actor, known[1] if known else 0, to.request, to.sent, message)
         if not self.transport.send_answer(to.connection, frame):

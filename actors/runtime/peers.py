@@ -68,6 +68,8 @@ class Peers:
         Either way the peer must be greeted (again), because another process may be behind the address.
         """
         self.outbox.boots.pop(node, None)
+        if self.outbox.certificates is not None:
+            self.outbox.certificates.forget(node)
         moved = node in self.moved
         self.moved.discard(node)
         if stands:

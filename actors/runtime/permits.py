@@ -13,6 +13,7 @@ import msgpack
 from forge_consensus.actors.codec import Frame
 from forge_consensus.actors.messages import ChangeMembers, GetStatus, OpenSession, Read, Submit
 from forge_consensus.actors.runtime.access_control import AccessControl
+from forge_consensus.actors.runtime.member_certificates import CARRIERS
 from forge_consensus.errors import ProtocolError
 from forge_consensus.security.access import Principal
 from forge_consensus.security.permissions import MESSAGES, RESERVED
@@ -33,6 +34,7 @@ UNKNOWN_KEY: Final = "unknown key"
 KEY_OF_ANOTHER: Final = "key of another node"
 CLIENT_AS_MEMBER: Final = "client as a member"
 MEMBER_AS_CLIENT: Final = "member as a client"
+NOT_CERTIFIED: Final = "member without a valid certificate"
 NOT_PERMITTED: Final = "not permitted"
 TYPE_BYTES: Final = 11
 """The type of an encoded command begins within so many bytes, however its length is written."""
@@ -73,8 +75,8 @@ class Permits:
         self.access = access
         self.keyed = keyed
 
-    def of_member(self, frame: Frame, key: str) -> Denial | None:
-        """Why this frame of a member is not let in; None if it is."""
+    def of_member(self, frame: Frame, key: str, connection: Any) -> Denial | None:
+        """Why this frame of a member is not let in; None if it is. `connection` is None for the link to it."""
         principal = self.access.of_key(key)
         if principal is None:
             return unknown(key)
@@ -86,6 +88,10 @@ class Permits:
             return Denial(
                 KEY_OF_ANOTHER, f"the key of node {principal.name} was used to speak as node {frame.sender[:40]!r}"
             )
+        if self.access.certificates is not None:
+            statement = frame.message.statement if isinstance(frame.message, CARRIERS) else b""
+            why = self.access.certificates.judge(frame.sender, key, connection, statement)
+            return Denial(NOT_CERTIFIED, why) if why else None
         return None
 
     def of_client(self, message: Any, key: str) -> Judged:

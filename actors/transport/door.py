@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from math import inf
 from typing import Final
@@ -117,6 +117,11 @@ class Door:
             key = self.keys.get(descriptor)
             if key is None or not admits(key):
                 self.expel(descriptor)
+
+    def part_with(self, keys: Collection[str]) -> None:
+        """Shut the connections that have proven one of these keys."""
+        for descriptor in [one for one, key in self.keys.items() if key in keys]:
+            self.expel(descriptor)
 
     def expel(self, descriptor: int) -> None:
         """Shut a connection that was let in."""

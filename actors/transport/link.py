@@ -261,6 +261,12 @@ class Link:
                 self.move(self.url)
                 self.wake_at = min(self.wake_at, self.next_at)
 
+    def begin_anew(self) -> None:
+        """End the connection that stands, and make another one to the same end."""
+        self.problem = f"the connection to {self.address} was ended here"
+        self.move(self.url)
+        self.wake_at = min(self.wake_at, self.next_at)
+
     def go_on(self) -> None:
         """Try the next key at the same URL, and after the last one the next URL.
 

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import inf
 from typing import Any, Final, cast
 
@@ -245,6 +245,20 @@ class Sockets:
                 ended.append(node)
         self.wake_at = now
         return ended
+
+    def part_with(self, keys: Collection[str], now: float) -> list[str]:
+        """End the connections by these keys of members, in both directions; they are made anew, and greeted again.
+
+        Returns the peers to which a connection stood; `changes` reports them.
+        """
+        self.look_at_door(now)
+        self.shown.clear()
+        self.door.part_with(keys)
+        parted = [node for node, link in self.links.items() if link.server in keys and link.stands]
+        for node in parted:
+            self.links[node].begin_anew()
+            self.wake_at = min(self.wake_at, self.links[node].wake_at)
+        return parted
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
         """Yield the answers of a peer, at most `count_max`."""

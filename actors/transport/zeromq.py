@@ -198,6 +198,8 @@ class ZeroMqBase(SystemBase):
         notices = self.follow_members() if self.engine.follow_members() else []
         if self.access is not None and self.access.version != self.judged:
             notices += self.judge_anew(self.access, now)
+        if self.access is not None and self.access.certificates is not None:
+            notices += self.part_with(self.access.certificates.ended(), now)
         if self.sockets.wake_at > now:
             return notices
         given_up = self.sockets.tick(now)
@@ -248,6 +250,12 @@ class ZeroMqBase(SystemBase):
         ended = self.sockets.judge_anew(now)
         notices = [self.engine.peers.link(node, False) for node in ended]
         return notices + self.follow_members()
+
+    def part_with(self, keys: set[str], now: float) -> list[Any]:
+        """End the connections of members for whose keys no certificate vouches any more; returns notices."""
+        if not keys:
+            return []
+        return [notice for node in self.sockets.part_with(keys, now) for notice in self.changes_of(node)]
 
     def note_strangers(self) -> None:
         """Note to which members there is no link, because the list of access has no key of theirs."""

@@ -52,7 +52,8 @@ class SecuritySettings:
         False,
         original="security.enable_mtls",
         what="Whether everybody who connects to the admin API must show a certificate that an authority in ca_file has "
-        "signed; whom it names is who asks.",
+        "signed; whom it names is who asks. On a node with keys of CURVE the members must prove by such certificates "
+        "that their keys are theirs.",
         why="Tokens are easier to hand out; certificates are for those who have an authority already.",
     )
     cert_file: str | None = setting(
@@ -72,15 +73,27 @@ class SecuritySettings:
         None,
         original="security.ca_file",
         what="The file with the certificates of the authorities, in PEM, with which the certificates of others are "
-        "checked: of those who connect if enable_mtls is on, and of applications that requests are sent on to.",
+        "checked: of those who connect and of members if enable_mtls is on, and of applications that requests are sent "
+        "on to.",
         why="Without it requests are sent on to applications that the authorities of this machine vouch for.",
     )
     skip_verify: bool = setting(
         False,
         original="security.skip_verify",
-        what="Whether requests are sent on to applications whose certificates nobody has checked; those who connect "
-        "are checked all the same.",
-        why="Whoever stands between could read and change what is sent on.",
+        what="Whether requests are sent on to applications whose certificates nobody has checked, and members are let "
+        "in by their keys of CURVE alone although enable_mtls is on; those who connect to the admin API are checked "
+        "all the same.",
+        why="Whoever stands between could read and change what is sent on; members need it only while they get their "
+        "certificates one after the other.",
+    )
+    clock_skew: float = setting(
+        300.0,
+        unit="s",
+        minimum=0.0,
+        maximum=86_400.0,
+        what="By how much the clocks of two members may differ where they check each other's certificates: one "
+        "counts so long before it begins and after it is over.",
+        why="Hosts that lost their time server for a while should not be shut out, and minutes help a thief little.",
     )
     insecure: bool = setting(
         False,
@@ -155,6 +168,11 @@ class SecuritySettings:
             raise InvalidConfigError(
                 f"{given[0]} is given and security.enable_encryption is false: set it to true, or remove the key"
             )
+
+    @property
+    def certifies_members(self) -> bool:
+        """Whether members show by certificates that their keys of CURVE are theirs."""
+        return self.has_keys and self.enable_mtls
 
     @property
     def has_keys(self) -> bool:

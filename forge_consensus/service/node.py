@@ -35,6 +35,7 @@ from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.security.encryption_key import key_of_settings
 from forge_consensus.service.access_watch import AccessWatch
 from forge_consensus.service.joining import Joining, founded_with
+from forge_consensus.service.member_files import CertificateWatch, MemberFiles, Proofs, check_own
 from forge_consensus.service.node_security import access_of, check_exposure, joining_credentials
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.folder_tables import open_tables
@@ -89,6 +90,7 @@ class Node:
         self.access: AccessControl | None = None
         """Who may do what; None for a node without keys."""
         self.access_watch: AccessWatch | None = None
+        self.certificate_watch: CertificateWatch | None = None
         self.cluster_id = settings.cluster_id
         """The id of the cluster, which may be longer than the name that the settings give."""
 
@@ -131,7 +133,7 @@ class Node:
                 http_url=settings.http_url or "",
                 access=self.access,
             )
-            self.watch_access()
+            self.watch_files()
             self.system = start_system(self.base)
             if settings.join is not None and not opened.ledger.log.last:
                 self.joining = Joining(settings, advertised(settings, bind), joining_credentials(self.access))
@@ -145,6 +147,11 @@ class Node:
         except BaseException:
             self.close()
             raise
+
+    def watch_files(self) -> None:
+        """Begin to follow the files of which a change is taken while the node runs."""
+        self.watch_access()
+        self.watch_certificates()
 
     def watch_access(self) -> None:
         """Begin to follow the access file, if the node has one."""
@@ -161,10 +168,26 @@ class Node:
         self.access_watch = AccessWatch(file, lambda listed, event: base.post(take, (listed, event)))
         self.access_watch.start()
 
+    def watch_certificates(self) -> None:
+        """Begin to follow the files of the certificates, if the members check each other's."""
+        base, files = self.base, MemberFiles.of(self.settings.security)
+        if base is None or files is None or self.access is None or self.access.certificates is None:
+            return
+        engine, certificates = base.engine, self.access.certificates
+
+        def take(told: tuple[Proofs | None, ConsensusEvent]) -> None:
+            if told[0] is not None:
+                certificates.take(*told[0])
+            engine.untold += (told[1],)
+
+        self.certificate_watch = CertificateWatch(files, lambda held, event: base.post(take, (held, event)))
+        self.certificate_watch.start()
+
     def look_at_access(self) -> None:
-        """Have the access file looked at now, because the configuration is read again."""
-        if self.access_watch is not None:
-            self.access_watch.rouse()
+        """Have the access file and the certificates looked at now, because the configuration is read again."""
+        for watch in (self.access_watch, self.certificate_watch):
+            if watch is not None:
+                watch.rouse()
 
     def check_ports(self, bind: str) -> None:
         """Check that this node can listen where it will, before a new folder is founded for good.
@@ -217,6 +240,8 @@ class Node:
         export = exporter(tables, folder.snapshots_path, type(machine), settings.storage.snapshot_seconds_max)
         opened = open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)
         self.cluster_id = opened.ledger.identity.cluster_id
+        if self.access is not None and self.access.certificates is not None:
+            check_own(self.access.certificates, self.cluster_id, settings.node_id)
         if opened.ledger.applier.ledger_machine is not None:
             opened.snapshots.on_thread = why_on_thread()
             if isinstance(export, ExportProcess):
@@ -331,8 +356,9 @@ class Node:
         """Close everything that is open, in whatever state the node is."""
         if self.joining is not None:
             self.joining.stop()
-        if self.access_watch is not None:
-            self.access_watch.stop()
+        for watch in (self.access_watch, self.certificate_watch):
+            if watch is not None:
+                watch.stop()
         if self.metrics is not None:
             self.metrics.close()
         if self.base is not None:

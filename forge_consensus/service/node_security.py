@@ -15,6 +15,7 @@ from forge_consensus.security.access import AccessList
 from forge_consensus.security.access_file import read_access_file
 from forge_consensus.security.credentials import Credentials
 from forge_consensus.security.curve import KeyPair, read_key_file
+from forge_consensus.service.member_files import certificates_of
 
 LINES = LogLines(__name__)
 
@@ -31,7 +32,8 @@ def own_keys(security: SecuritySettings) -> KeyPair | None:
 def access_of(settings: NodeSettings) -> AccessControl | None:
     """Return the node's access control, None for a node without keys, whose list counts for its admin API only.
 
-    Raises `InvalidConfigError` for files that cannot be, and for a list of access that has other keys for this node.
+    Raises `InvalidConfigError` for files that cannot be, for a list of access that has other keys for this node, and if
+    the members are to check each other's certificates and the extra ``crypto`` is missing.
     """
     keys, file = own_keys(settings.security), settings.security.access_file
     if keys is None:
@@ -40,7 +42,7 @@ def access_of(settings: NodeSettings) -> AccessControl | None:
     check_own_key(settings.node_id, keys, listed, file or "")
     if not listed:
         LINES.warning("the node's access file knows nobody: only those of the list in the log can reach it")
-    return AccessControl(keys, listed)
+    return AccessControl(keys, listed, certificates_of(settings.security, keys))
 
 
 def check_own_key(node_id: str, keys: KeyPair, listed: AccessList, file: str) -> None:

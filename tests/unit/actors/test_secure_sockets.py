@@ -234,6 +234,36 @@ def test_when_the_list_changes_the_connections_of_others_stay(listener: Listener
         link.close()
 
 
+def test_the_connections_of_a_member_end_in_both_directions_when_nothing_vouches_for_its_key(
+    listener: Listener, context: zmq.Context[Socket]
+) -> None:
+    """They are made anew at once, because its key is known all the same; others stay."""
+    listener.control.take_log(listed(n2=(OTHER.public,)))
+    dialling = Sockets("127.0.0.1:0", {"n1": listener.sockets.bind_address}, 1 << 20, 2.0, 100, access=n2_control())
+    reader = listener.link(context, READER, NODE.public)
+    to_n1 = dialling.links["n1"]
+    listener.until(lambda: to_n1.stands and reader.stands, to_n1, reader)
+    for link in (to_n1, reader):
+        link.socket.send(b"frame")
+    listener.until(lambda: len(listener.sockets.door.keys) == 2)
+    assert listener.sockets.part_with({OTHER.public}, time.monotonic()) == [], "there is no link to it"
+    listener.until(lambda: not to_n1.stands, to_n1, reader)
+    assert reader.stands
+    listener.until(lambda: to_n1.stands, to_n1, reader)
+    assert dialling.part_with({STRANGER.public}, time.monotonic()) == []
+    assert dialling.part_with({NODE.public}, time.monotonic()) == ["n1"]
+    assert next(iter(dialling.changes("n1"))) is False
+    listener.until(lambda: to_n1.stands, to_n1, reader)
+    assert reader.stands
+    reader.close()
+    dialling.close()
+
+
+def n2_control() -> AccessControl:
+    """The access control of another node, which knows this one."""
+    return AccessControl(OTHER, listed(n2=(OTHER.public,)))
+
+
 def subscriber(context: zmq.Context[Socket], listener: Listener, keys: KeyPair) -> Socket:
     made = context.socket(zmq.SUB)
     made.setsockopt(zmq.RECONNECT_IVL, 50)
