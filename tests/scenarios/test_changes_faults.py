@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from forge_consensus.actors.codec import decode as decode_frame
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
@@ -24,6 +25,8 @@ from forge_consensus.actors.notices import TransferRequested
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.record import Kind, decode, encode
+from forge_consensus.testing.rules.invariants import Invariants
+from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
 from tests.scenarios.test_changes import PATIENCE_SECONDS, Operator, cluster_of
 from tests.scenarios.test_changes_again import ask, leaders, ledger
@@ -32,7 +35,7 @@ from tests.scenarios.test_transfer import transfer
 from tests.unit.actors.test_election import lead
 from tests.unit.actors.test_replication import QUERY, noop
 from tests.worlds.one_node import OneNode
-from tests.worlds.scenario_world import Caller, put
+from tests.worlds.scenario_world import Caller, SilentWatcher, base_of, put
 
 NEW = ("n4", "n5", "n6")
 
@@ -218,6 +221,37 @@ def test_scenario_21_a_learner_and_a_removed_node_get_no_vote_and_no_term_is_tak
         node.request("n9", "election", RequestPreVote(7, 1, 99, 7))
         assert node.ledger.term == 1
         assert not [message for _, message in node.messages(VoteReply) if message.granted]
+
+
+class Stood(SilentWatcher):
+    """Keeps who asked for a pre-vote or a vote."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
+        if isinstance(decode_frame(data, len(data)).message, RequestPreVote | RequestVote):
+            self.names.add(node.name)
+
+
+def test_scenario_21_a_learner_that_starts_again_without_a_leader_does_not_stand() -> None:
+    stood = Stood()
+    with SimulatedCluster(3, 1, watchers=[Invariants(), stood]) as cluster:
+        cluster.start()
+        operator = Operator(cluster)
+        operator.add("n4", "add-learner")
+        cluster.run(1.0)
+        leader = operator.leader().name
+        first, second = (name for name in ("n1", "n2", "n3") if name != leader)
+        cluster.network.part([first], [second])
+        for name in (leader, "n4"):
+            cluster.crash(name)
+        stood.names.clear()
+        cluster.restart("n4")
+        cluster.run(15.0)
+        assert stood.names == {first, second}, "they find no majority, and the learner, which reaches both, asks nobody"
+        assert ledger(cluster, "n4").configuration.part_of("n4") == "learner"
+        assert base_of(cluster, "n4").engine.shared.role == "follower"
 
 
 def handing_over(node: OneNode) -> None:

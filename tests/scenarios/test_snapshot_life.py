@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from forge_consensus.actors.messages import AppendEntries, AppendReply, InstallSnapshot, RequestPreVote
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    InstallSnapshot,
+    PreVoteReply,
+    RequestPreVote,
+    RequestVote,
+)
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -27,6 +34,7 @@ from tests.worlds.one_node import OneNode
 PHOTOGRAPH = tuple[MemoryTables, dict[str, bytes]]
 ADD = Command("add").encode()
 FIVE = Configuration.of({f"n{number}": f"127.0.0.1:{number}" for number in range(1, 6)})
+JOINT = replace(FIVE, outgoing=("n1", "n2", "n3"))
 FOUR = Configuration.of({f"n{number}": f"127.0.0.1:{number}" for number in range(1, 5)})
 
 
@@ -137,13 +145,13 @@ def test_scenario_58_a_torn_newest_file_is_skipped(tmp_path: Path, left: float) 
 # --- 60 ---------------------------------------------------------------------------------------------------------------
 
 
-def grown(path: Path, machine: Callable[[], Any]) -> World:
-    """A leader whose cluster has grown from three to five members before its snapshot."""
+def grown(path: Path, machine: Callable[[], Any], *configurations: Configuration) -> World:
+    """A leader whose cluster took these configurations before its snapshot, or has grown from three to five members."""
     world = World("memory", path, machine=machine, node="n2")
     term = world.lead()
     command = ADD if machine is TallyMachine else increment("n")
     world.do(*[command] * 10)
-    for configuration in (replace(FIVE, outgoing=("n1", "n2", "n3")), FIVE):
+    for configuration in configurations or (JOINT, FIVE):
         with world.turn():
             world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, configuration.encode())])
         world.settle()
@@ -181,6 +189,32 @@ def test_scenario_60_a_snapshot_carries_the_membership(tmp_path: Path, machine: 
     assert again.ledger.configuration == FIVE
     assert again.engine.opened.initial == again.configuration, "what the node was born with is another thing"
     assert asked_by(again) == {"n2", "n3", "n4", "n5"}
+
+
+@pytest.mark.parametrize("machine", [TallyMachine, KeyValueMachine])
+def test_scenario_60_a_snapshot_within_a_change_of_members_carries_both_sets_of_voters(
+    tmp_path: Path, machine: Callable[[], Any]
+) -> None:
+    """Whoever gets it needs both majorities, also after a restart: one alone could elect a second leader."""
+    source = grown(tmp_path, machine, JOINT)
+    info = source.snapshots.newest
+    assert info is not None
+    source.crash()
+    assert source.ledger.configuration == JOINT
+    node, data = OneNode(machine=machine), info.path.read_bytes()
+    node.request("n2", "snapshot", InstallSnapshot(1, info.index, info.term, 0, len(data), data))
+    node.run_jobs()
+    again = OneNode(machine=machine, tables=node.tables.clone_durable(), folder=node.folder)
+    for each in (node, again):
+        assert each.ledger.configuration == JOINT
+        assert each.ledger.configuration.is_joint
+        assert asked_by(each) == {"n2", "n3", "n4", "n5"}
+        for peer in ("n4", "n5"):
+            each.greet(peer)
+            each.answer(peer, "election", PreVoteReply(1, each.last(RequestPreVote).round, True))
+        assert not each.messages(RequestVote), "three of the five voters to come, one of the three before"
+        each.answer("n2", "election", PreVoteReply(1, each.last(RequestPreVote).round, True))
+        assert each.messages(RequestVote)
 
 
 def test_scenario_60_a_configuration_behind_the_snapshot_is_rolled_back_to_the_one_in_it(tmp_path: Path) -> None:

@@ -94,8 +94,10 @@ def test_a_running_change_and_who_is_to_lead_are_told() -> None:
     leader["nodes"][2].update(part="learner", joining=True, match_index=50, may_lead=False)
     found = report(leader, answer("n2"), answer("n3"))
     assert found.change == ("n2 votes until the change is complete; n3 catches up and then votes, 25% of 200 entries")
-    told = [(node.part, node.priority, node.may_lead) for node in found.nodes]
-    assert told == [("voter", 0, True), ("leaving", 7, True), ("learner", 0, False)]
+    told = [(node.part, node.role, node.priority, node.may_lead) for node in found.nodes]
+    assert told == [("voter", "leader", 0, True), ("leaving", "leaving", 7, True), ("learner", "learner", 0, False)]
+    leader["nodes"][0].update(part="leaving")
+    assert (report(leader).nodes[0].role, report(leader).nodes[1].role) == ("leader", None), "it leads until the end"
     assert report(*map(answer, NAMES)).change == ""
     assert report(answer("n1"), answer("n9")).nodes[-1].part is None
 
