@@ -74,6 +74,10 @@ class DamagedFrameError(ProtocolError):
     """The checksum of a frame does not fit its bytes."""
 
 
+class OtherVersionError(ProtocolError):
+    """A frame that is whole, as its checksum says, and of another protocol version; the text names both versions."""
+
+
 @dataclass(slots=True)
 class Frame:
     """One frame, on its way in or out; the module's docstring explains the fields. A client's frame has boot 0.
@@ -222,7 +226,7 @@ def seal_error(data: bytes | memoryview) -> ProtocolError:
     if version >= NO_VERSION:
         return ProtocolError("frame is not an array with a header")
     if version != VERSION:
-        return ProtocolError(f"frame of protocol version {version}, this node speaks {VERSION}")
+        return ProtocolError(f"frame of protocol version {version}, this program speaks {VERSION}")
     return DamagedFrameError(f"a frame of {len(data)} bytes does not fit its checksum: it was damaged on its way")
 
 
@@ -239,7 +243,7 @@ def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
     if type(parts) is not tuple or not parts:
         raise ProtocolError("frame is not an array with a header")
     if parts[0] != VERSION and type(parts[0]) is int:
-        raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
+        raise OtherVersionError(f"frame of protocol version {parts[0]}, this program speaks {VERSION}")
     if len(parts) < HEADER_FIELDS + 2:
         raise ProtocolError("frame is not an array with a header")
     if not all(map(call, HEADER_CHECKS, parts)):  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from forge_consensus.actors.codec import STAMP, DamagedFrameError, Frame, decode
+from forge_consensus.actors.codec import STAMP, DamagedFrameError, Frame, OtherVersionError, decode
 from forge_consensus.actors.messages import (
     CLIENT_REQUESTS,
     AppendEntries,
@@ -147,8 +147,7 @@ class Gate:
         try:
             frame = decode(data, self.bytes_max)
         except ProtocolError as error:
-            reason = DAMAGED if type(error) is DamagedFrameError else error.code
-            self.refusals.report(reason, str(error))
+            self.refuse_bytes(error, connection)
             return
         message = frame.message
         kind = type(message)
@@ -172,6 +171,17 @@ class Gate:
             if isinstance(message, FROM_LEADERS):
                 self.deliver("election", LeaderContact(sender.node, message.term), sender)
             self.deliver(destination, message, sender)
+
+    def refuse_bytes(self, error: ProtocolError, connection: Any) -> None:
+        """Refuse what is no frame, and answer a request of another protocol version.
+
+        Its sender cannot read the answer, but finds this node's version in it and says so. Without one it would wait,
+        and call this node silent. An answer of another version gets none, so this ends.
+        """
+        self.refusals.report(DAMAGED if type(error) is DamagedFrameError else error.code, str(error))
+        if type(error) is OtherVersionError and connection is not None:
+            sender = SenderAddress("", DESTINATION[Locate], connection, 0, 0, self.outbox)
+            sender.deliver(Refused(error.code, str(error), "", "", 0), sender)
 
     def deliver(self, destination: str, message: Any, sender: SenderAddress) -> None:
         """Put a message into the mailbox."""

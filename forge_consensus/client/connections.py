@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import zmq
 
-from forge_consensus.actors.codec import STAMP, Frame, decode, encode
+from forge_consensus.actors.codec import STAMP, Frame, OtherVersionError, decode, encode
 from forge_consensus.actors.messages import STALE, Read, WireMessage
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, PING
@@ -30,8 +30,8 @@ GATEWAY: Final = "gateway"
 
 
 Arrived = tuple[str, Any, int]
-"""The endpoint; a message, True for a connection made, False for one lost, or a text that says why there is none; the
-request number."""
+"""The endpoint; a message, True for a connection made, False for one lost, or a text that says why there is none or why
+it is of no use; the request number."""
 
 
 class LocalPort(Protocol):
@@ -80,6 +80,8 @@ class Connection:
         """The last stamp that was read, see `forge_consensus.actors.runtime.unread`."""
         self.untold = 0
         """How many bytes were read since the node was told what was read."""
+        self.unreadable = ""
+        """Why the node's answers cannot be read, if they are of another protocol version; "" if it was taken."""
 
     def renew_keys(self) -> None:
         """Take the keys by which the node may prove itself as they are now, if they may change."""
@@ -129,8 +131,12 @@ class Connection:
     def frames(self) -> Iterator[Frame]:
         """What `receive` yields, decoded; the node is told from time to time how much of it was read."""
         for data in self.receive():
-            frame = unpacked(data)
-            if frame is None:
+            try:
+                frame = decode(data, FRAME_BYTES_MAX)
+            except OtherVersionError as error:
+                self.unreadable = f"{error}: use the same version of the program on both sides"
+                continue
+            except ProtocolError:
                 continue
             stamp = frame.extension.get(STAMP)
             if type(stamp) is int:
@@ -189,14 +195,6 @@ def packed(message: WireMessage, request: int, cluster: str, stamp: int = 0) -> 
     if stamp:
         frame.extension = {STAMP: stamp}
     return encode(frame)
-
-
-def unpacked(data: bytes) -> Frame | None:
-    """The frame in these bytes; None if they are none."""
-    try:
-        return decode(data, FRAME_BYTES_MAX)
-    except ProtocolError:
-        return None
 
 
 class Connections:
@@ -271,6 +269,9 @@ class Connections:
                 arrived += [(connection.address, text, 0) for text in (connection.news(),) if text]
                 continue
             arrived += [(connection.address, frame.message, frame.request) for frame in connection.frames()]
+            if connection.unreadable:
+                arrived.append((connection.address, connection.unreadable, 0))
+                connection.unreadable = ""
         return arrived
 
     def send(self, name: str, message: WireMessage, request: int, cluster: str) -> bool:

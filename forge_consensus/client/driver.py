@@ -344,7 +344,7 @@ class Driver:
             self.tell()
 
     def note_connection(self, name: str, what: bool | str) -> None:
-        """Tell the core that a connection was made or lost, or why there is none."""
+        """Tell the core that a connection was made or lost, or why there is none or it is of no use."""
         if what is True:
             self.core.connected(name)
         elif what is False:

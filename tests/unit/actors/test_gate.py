@@ -23,6 +23,7 @@ from forge_consensus.actors.messages import (
     AppendReply,
     CheckPeer,
     CheckPeerReply,
+    GetMembers,
     GetStatus,
     Hello,
     HelloReply,
@@ -263,8 +264,27 @@ def test_an_unrequested_answer_neither_stops_the_node_nor_moves_a_boot() -> None
 
 
 def test_a_frame_of_another_version_is_refused_with_both_versions_whatever_its_header_is() -> None:
-    with pytest.raises(ProtocolError, match="protocol version 1, this node speaks 3"):
+    with pytest.raises(ProtocolError, match="protocol version 1, this program speaks 3"):
         decode(msgpack.packb((1, "health", "demo", "n2", "f", 1, 1, 1, 2, 71, 7)), BYTES_MAX)
+
+
+def of_next_version(data: bytes) -> bytes:
+    """The frame as a program of the next protocol version would send it."""
+    version, *parts = msgpack.unpackb(data)
+    return sealed(msgpack.packb((version + 1, *parts[:-1], CHECKSUM_PLACE)))
+
+
+def test_a_node_of_another_version_that_joins_is_answered_so_that_it_says_why_it_is_refused() -> None:
+    """It first asks as a client who the members are, and could not tell a node that is silent from one that is not."""
+    node = OneNode()
+    text = f"frame of protocol version {VERSION + 1}, this program speaks {VERSION}"
+    node.turn((of_next_version(encode(Frame("gateway", "", "", "", 0, 0, 7, 2, GetMembers()))), "->client"))
+    assert [(to, message.text) for to, message in node.messages(Refused)] == [("->client", text)]
+    with pytest.raises(ProtocolError, match=f"version {VERSION + 1}, this program speaks {VERSION}"):
+        decode(of_next_version(encode(node.frames[-1])), BYTES_MAX)
+    node.turn((of_next_version(encode(node.frames[-1])), None))
+    assert len(node.messages(Refused)) == 1, "an answer is not answered, so that two versions do not go on for ever"
+    assert node.engine.refusals.counts == {ProtocolError.code: 2}
 
 
 def test_a_damaged_frame_is_dropped_and_counted_and_the_next_one_is_answered() -> None:

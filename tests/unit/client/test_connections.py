@@ -1,15 +1,17 @@
-"""A client's connection: what it tells the node of what it has read."""
+"""A client's connections: what they tell nodes of what was read, and what is told of a node of another version."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import zmq
 
-from forge_consensus.actors.codec import STAMP, Extension, Frame, decode, encode
-from forge_consensus.actors.messages import GetStatus, Read, ReadResults
-from forge_consensus.client.connections import FRAME_BYTES_MAX, UNTOLD_BYTES, Connection, tend_links
+from forge_consensus.actors.codec import STAMP, VERSION, Extension, Frame, decode, encode
+from forge_consensus.actors.messages import GetMembers, GetStatus, Read, ReadResults, Refused
+from forge_consensus.client.connections import FRAME_BYTES_MAX, UNTOLD_BYTES, Connection, Connections, tend_links
+from tests.unit.actors.test_gate import of_next_version
 from tests.worlds.waiting import wait_for
 
 Socket = zmq.Socket[bytes]
@@ -74,3 +76,31 @@ def test_after_many_answers_without_a_request_the_node_is_told_by_one_that_asks_
     assert (told.message, told.extension) == (Read("stale", ()), {STAMP: 77})
     node.answer(UNTOLD_BYTES // 2, 88)
     assert not node.router.poll(50)
+
+
+def test_an_answer_in_another_protocol_version_is_told_and_not_taken_for_silence() -> None:
+    context: zmq.Context[Socket] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    address = f"127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+    wake_fd = os.eventfd(0)
+    connections = Connections(wake_fd)
+    connections.connect(address)
+
+    def asked() -> bool:
+        connections.wait(0.01)
+        return connections.send(address, GetMembers(), 1, "")
+
+    try:
+        wait_for(asked, 5.0, "the connection")
+        assert router.poll(MILLISECONDS_MAX)
+        client, _ = router.recv_multipart()
+        refused = encode(Frame("gateway", "c", "n1", "i", 1, 0, 0, 0, Refused("CODE", "its text", "", "", 0)))
+        router.send_multipart([client, of_next_version(refused)])
+        told = wait_for(lambda: [each for each in connections.wait(0.1) if type(each[1]) is str], 5.0, "the answer")
+        text = f"frame of protocol version {VERSION + 1}, this program speaks {VERSION}: use the same version"
+        assert [(name, what.startswith(text)) for name, what, _ in told] == [(address, True)]
+    finally:
+        connections.close()
+        os.close(wake_fd)
+        router.close(0)
+        context.term()
