@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import select
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,25 +20,34 @@ from forge_consensus.events.types import LogCommitted
 from forge_consensus.feed.event_feed import EventFeed
 from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.ports import free_ports
+from tests.worlds.command_line import run_command
 from tests.worlds.command_nodes import CommandNodes
 from tests.worlds.waiting import wait_for
 
 SECONDS = 30.0
 
 
-def command(cluster: LocalCluster, *arguments: str, expect: int = 0, seconds: int = 30) -> str:
+def run(cluster: LocalCluster, *arguments: str, expect: int = 0, seconds: int = 30) -> str:
     """Run the command line against the cluster; returns what it printed, or its error."""
-    endpoints = ",".join(cluster.addresses.values())
-    options = ["--endpoints", endpoints, "--timeout", str(seconds)]
-    done = subprocess.run(
-        [sys.executable, "-m", "forge_consensus", "members", *arguments, *options],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == expect, done.stderr
-    return done.stdout if expect == 0 else done.stderr
+    options = ("--endpoints", ",".join(cluster.addresses.values()), "--timeout", str(seconds))
+    return run_command(*arguments, *options, expect=expect)
+
+
+def command(cluster: LocalCluster, *arguments: str, expect: int = 0, seconds: int = 30) -> str:
+    """Run ``forge-consensus members`` against the cluster; returns what it printed, or its error."""
+    return run(cluster, "members", *arguments, expect=expect, seconds=seconds)
+
+
+def parts(cluster: LocalCluster) -> dict[str, str]:
+    """The part of each member, as the command line lists them."""
+    return {each["id"]: each["part"] for each in json.loads(command(cluster, "list", "-o", "json"))["members"]}
+
+
+def status_row(cluster: LocalCluster, name: str) -> dict[str, Any]:
+    """What ``forge-consensus status`` tells programs of a node."""
+    rows: list[dict[str, Any]] = json.loads(run(cluster, "status", "-o", "json", seconds=5))["nodes"]
+    return next(row for row in rows if row["node_id"] == name)
 
 
 class Writing:
@@ -174,13 +182,8 @@ def test_the_command_line_says_who_is_to_lead() -> None:
         listed = " ".join(command(cluster, "list").replace("*", " ").split())
         assert f"{first} voter priority 10" in listed
         assert f"{second} voter never" in listed
-        endpoints = ",".join(cluster.addresses.values())
-        asked = ["leader", "transfer", second, "--endpoints", endpoints]
-        done = subprocess.run(
-            [sys.executable, "-m", "forge_consensus", *asked], capture_output=True, timeout=60, check=False
-        )
-        assert done.returncode == 78
-        assert b"is marked never to lead" in done.stderr
+        assert (status_row(cluster, first)["priority"], status_row(cluster, second)["may_lead"]) == (10, False)
+        assert "is marked never to lead" in run(cluster, "leader", "transfer", second, expect=78)
         end = time.monotonic() + SECONDS
         while cluster.leader() != first:
             assert time.monotonic() < end, "it leads after a calm time"
@@ -215,12 +218,18 @@ def test_a_node_asks_to_be_added_and_comes_back_after_a_restart() -> None:
 def test_a_node_that_joins_is_of_the_cluster_that_it_finds_unless_it_names_another(tmp_path: Path) -> None:
     with LocalCluster(1, cluster_id="named") as cluster, CommandNodes() as nodes:
         cluster.wait_for_leader()
-        to_join = ("--listen", "127.0.0.1:0", "--join", cluster.addresses["n1"])
-        found = nodes.start("--id", "n2", "--data", str(tmp_path / "n2"), *to_join)
+        to_join = ("--join", cluster.addresses["n1"])
+        port = free_ports(1)[0]
+        everywhere = ("--listen", f"0.0.0.0:{port}", "--advertise", f"127.0.0.1:{port}", "--insecure")
+        as_voter = ("--join-as", "voter")
+        found = nodes.start("--id", "n2", "--data", str(tmp_path / "n2"), *to_join, *as_voter, *everywhere)
         assert found.stdout is not None
         assert select.select([found.stdout], [], [], SECONDS)[0], "it said nothing"
         assert found.stdout.readline().startswith("serving n2 of cluster named at ")
-        wrong = nodes.start("--id", "n3", "--data", str(tmp_path / "n3"), "--cluster", "another", *to_join)
+        wait_for(lambda: parts(cluster).get("n2") == "voter", SECONDS, "n2 to vote")
+        assert f"n2 voter priority 0 127.0.0.1:{port}" in " ".join(command(cluster, "list").replace("*", " ").split())
+        other = ("--listen", "127.0.0.1:0", "--cluster", "another")
+        wrong = nodes.start("--id", "n3", "--data", str(tmp_path / "n3"), *other, *to_join)
         _, told = wrong.communicate(timeout=SECONDS)
         assert wrong.returncode == 78
         assert "Give it the id of the cluster that is there" in told
@@ -289,6 +298,14 @@ def test_what_would_lose_the_quorum_or_is_impossible_is_refused() -> None:
             assert time.monotonic() < end
         with pytest.raises(InvalidConfigError, match=f"'{leader}' is a member already"):
             client.add_node(leader, "127.0.0.1:1")
+        refused = command(cluster, "remove", other, expect=78)
+        assert f"a quorum is 2 of 2, and only 1 would answer: {away} would not" in " ".join(refused.split())
+        forced = command(cluster, "remove", other, "--force", "--no-wait")
+        assert forced.endswith(f"after:  2 of 2 voters ({', '.join(sorted((leader, away)))})\n")
+        cluster.kill(other)  # else it might still be elected by its earlier configuration, and take the change back
+        cluster.restart(away)
+        wait_for(lambda: parts(cluster) == {leader: "voter", away: "voter"}, SECONDS, "the change that was forced")
+        client.put("key", "value", timeout=SECONDS)
 
 
 def test_the_leadership_goes_to_a_node_that_starts_again_as_soon_as_it_answers() -> None:
