@@ -20,6 +20,9 @@ from tests.benchmarks.peers.load import Loaded, LoadFailedError
 from tests.benchmarks.peers.system import System
 
 FLOOR_SECONDS: Final = 0.5
+SEEN_SHARE: Final = 0.9
+"""What was used is looked at for this share of a load at least; else too little of it is known."""
+LATE: Final = "too busy a machine: processor time and flushes are of a part of the work only"
 WARM_WORK: Final = Work(outstanding=64, seconds=1.0, value_bytes=128)
 """What a system does before its first measurement: fresh processes are slow."""
 
@@ -93,6 +96,8 @@ def run_of(
     used = {name: after.nodes[name] - before.nodes[name] for name in after.nodes}
     client = None if after.client is None or before.client is None else after.client - before.client
     followers = [seconds for name, seconds in used.items() if name != leader]
+    seen = after.at - before.at
+    late = seen < SEEN_SHARE * loaded.seconds
     flushed = None if before.flushes is None or after.flushes is None else after.flushes - before.flushes
 
     def each_us(seconds: float) -> float:
@@ -116,9 +121,9 @@ def run_of(
         others_percent=others_percent(
             after.machine - before.machine,
             [*used.values(), client or 0.0, after.this - before.this],
-            after.at - before.at,
+            seen,
         ),
-        note=note,
+        note="; ".join(filter(None, [note, LATE if late else ""])),
     )
 
 

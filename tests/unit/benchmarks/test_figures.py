@@ -9,7 +9,7 @@ import pytest
 from tests.benchmarks.machine import busy_seconds, cpu_seconds, family, others_percent, python_build
 from tests.benchmarks.peers.figures import Run, Spread, Work, summaries
 from tests.benchmarks.peers.load import Loaded
-from tests.benchmarks.peers.rounds import Sample, run_of
+from tests.benchmarks.peers.rounds import LATE, Sample, run_of
 
 RUN = Run(
     system="own", round=1, outstanding=64, count=1000, seconds=2.0, per_second=500.0, p50_ms=1.0, p99_ms=9.0,
@@ -54,6 +54,13 @@ def test_what_was_used_between_two_samples_is_divided_among_the_writes() -> None
     assert (run.leader_us, run.follower_us, run.client_us) == (1000.0, 300.0, 500.0)
     assert run.flushes_per_write == 0.5
     assert 0 < run.others_percent < 100
+
+
+def test_a_look_that_came_too_late_is_noted() -> None:
+    samples = (sample_at(10.5, 1.0, 1.0, 100), sample_at(14.0, 2.0, 1.4, 600))
+    assert run_of("own", 1, 1, "n2", LOADED, samples, "the leader changed").note == f"the leader changed; {LATE}"
+    samples = (sample_at(10.3, 1.0, 1.0, 100), samples[1])
+    assert run_of("own", 1, 1, "n2", LOADED, samples, "").note == ""
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 5), (5, None), (9, 5)])
