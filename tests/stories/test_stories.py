@@ -107,6 +107,11 @@ def test_the_observed_events_replace_the_text_below_the_line() -> None:
         ("cluster 3\ndeliver n1->n2\n----\n", "no such frame is under way from n1->n2, only: nothing"),
         ("cluster 3\ncampaign n9\n----\n", "there is no node n9"),
         ("cluster 3 color=1\n----\n", "'color' is no option and no limit"),
+        ("cluster 3\njoin n3\n----\n", "there is a node n3 already"),
+        ("cluster 3\nbegin n1\nmembers n1 n2\n----\n", "'n2' is no change: there are add, "),
+        ("cluster 3\nbegin n1\nmembers n1 remove n9\n----\n", "there is no node n9"),
+        ("cluster 3\nexpect configuration n1 voters n1\n----\n", "expected voters n1, there is voters n1 n2 n3"),
+        ("cluster 3\nmove n1 elsewhere:7000\n----\n", "n1 runs"),
         ("expect leader none\n----\n", "a story begins with `cluster`"),
     ],
 )

@@ -13,6 +13,7 @@ import msgpack
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import (
+    MembersPlanned,
     OpenSession,
     Read,
     ReadResults,
@@ -20,6 +21,7 @@ from forge_consensus.actors.messages import (
     Results,
     SessionOpened,
     Submit,
+    TransferStarted,
 )
 from forge_consensus.testing.world.network import Connection
 from tests.worlds.story.network import FRAME_BYTES_MAX
@@ -42,7 +44,7 @@ class StoryClient:
         self.trace = trace
         self.connections: dict[StoryNode, Connection] = {}
         self.session = 0
-        self.seq = self.number = self.query = 0
+        self.seq = self.number = self.query = self.orders = 0
         self.numbers: dict[str, int] = {}
         self.asked: dict[int, list[str]] = {}
         """The words of each request, by its number."""
@@ -60,6 +62,8 @@ class StoryClient:
         elif isinstance(message, Refused):
             for word in self.asked[frame.request]:
                 self.answered(word, message.code)
+        elif isinstance(message, MembersPlanned | TransferStarted):
+            self.answered(self.asked[frame.request][0], NOTHING[Results])
 
     def linked(self, node: str, stands: bool) -> None:
         """Do nothing: the client does not depend on connections."""
@@ -94,6 +98,11 @@ class StoryClient:
                 self.trace.words[self.seq] = word
         commands = tuple((self.numbers[word], command_of(word)) for word in words)
         self.send(node, Submit(self.session, 1, commands), words)
+
+    def order(self, node: StoryNode, message: Any) -> None:
+        """Ask for a change of members or a handover; the answer is recorded under `order1`, `order2` and so on."""
+        self.orders += 1
+        self.send(node, message, [f"order{self.orders}"])
 
     def read(self, node: StoryNode, key: str, consistency: str) -> None:
         """Query a key."""

@@ -9,7 +9,7 @@ from tests.worlds.story.script import StoryError
 from tests.worlds.story.stage import Stage, command
 from tests.worlds.story.time import leading_of
 from tests.worlds.story.views import entries_of, records_of, state_of, terms_of
-from tests.worlds.story.words import point_of, told, told_entry
+from tests.worlds.story.words import point_of, told, told_configuration, told_entry
 
 NONE = "none"
 Found = Callable[[Stage, list[str]], tuple[Any, Any]]
@@ -138,6 +138,13 @@ def of_state(stage: Stage, words: list[str]) -> tuple[Any, Any]:
     known = state_of(stage.node(words[0]))
     pairs = [word.partition("=") for word in words[1:]]
     return {k: value for k, _, value in pairs}, {k: str(known.get(k, NONE)) for k, _, _ in pairs}
+
+
+@expectation("configuration")
+def of_configuration(stage: Stage, words: list[str]) -> tuple[Any, Any]:
+    """`configuration n1 voters n1 n2 learners n3`: the configuration in force on n1, as its trace line says it."""
+    found = told_configuration(stage.node(words[0]).engine.ledger.configuration)
+    return " ".join(words[1:]), found.replace(",", "")
 
 
 # --- leading, frames, processes, answers -----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +41,10 @@ class HeldNetwork(Network):
     def __init__(self, timeline: Timeline) -> None:
         super().__init__(timeline)
         self.held: list[Held] = []
-        self.introduced: Callable[[str, str], None] = lambda one, other: None
-        """Called for two nodes that can reach each other, so that they greet."""
+        self.reaching: list[tuple[str, str]] = []
+        """(node, other): the connections that nodes want since their configuration names others, not made yet."""
+        self.greeting = False
+        """Whether greetings are in progress that are no part of the story."""
 
     # --- processes and connections -----------------------------------------------------------------------------------
 
@@ -56,6 +57,10 @@ class HeldNetwork(Network):
         del self.live[node.name]
         for ends in [ends for ends in self.links if ends[0] == node.name]:
             del self.links[ends]
+
+    def reach(self, party: Party, name: str) -> None:
+        """Note that a node wants a connection; the cluster makes it when the node has come to rest."""
+        self.reaching.append((party.name, name))
 
     def disconnect(self, name: str, other: str) -> bool:
         """Notify a node that its connection to another broke; returns whether it had one."""

@@ -36,7 +36,7 @@ def restart(stage: Stage, words: list[str]) -> None:
     if any(base.name == name for base in stage.cluster.running()):
         raise StoryError(f"{name} runs")
     others = [other for other in stage.cluster.running() if other.name != name]
-    stage.trace.greeting = True
+    stage.cluster.network.greeting = True
     stage.cluster.begin(name)
     unnoticed = words[1:] == ["unnoticed"]
     for other in others:
@@ -46,7 +46,7 @@ def restart(stage: Stage, words: list[str]) -> None:
         stage.cluster.connect(name, other.name)
         if not unnoticed:
             stage.cluster.connect(other.name, name)
-    stage.trace.greeting = False
+    stage.cluster.network.greeting = False
 
 
 @command("wipe")
@@ -153,9 +153,9 @@ def partition(stage: Stage, words: list[str]) -> None:
 def heal(stage: Stage, words: list[str]) -> None:
     """`heal`: frames pass again; unbroken connections continue, and broken ones are connected again."""
     stage.cluster.network.cut.clear()
-    stage.trace.greeting = True
+    stage.cluster.network.greeting = True
     stage.cluster.connect_all()
-    stage.trace.greeting = False
+    stage.cluster.network.greeting = False
 
 
 @command("disconnect")
@@ -172,6 +172,6 @@ def disconnect(stage: Stage, words: list[str]) -> None:
 @command("connect")
 def connect(stage: Stage, words: list[str]) -> None:
     """`connect n1->n2`: n1 connects to n2 again, and they greet."""
-    stage.trace.greeting = True
+    stage.cluster.network.greeting = True
     stage.cluster.connect(*stage.pair(words[0]))
-    stage.trace.greeting = False
+    stage.cluster.network.greeting = False

@@ -18,7 +18,7 @@ from tests.worlds.story.network import ANYBODY, Held
 from tests.worlds.story.script import StoryError
 from tests.worlds.story.trace import Trace
 from tests.worlds.story.words import told
-from tests.worlds.story.world import StoryCluster, StoryNode
+from tests.worlds.story.world import Host, StoryCluster, StoryNode
 
 Order = Callable[["Stage", list[str]], None]
 COMMANDS: dict[str, Order] = {}
@@ -106,6 +106,10 @@ class Stage:
         self.names([name for name in (sender, receiver) if name != ANYBODY])
         return sender, receiver
 
+    def listen(self, host: Host) -> None:
+        """Let the trace hear the events of a host's processes."""
+        host.bus.subscribe(ConsensusEvent, self.trace.heard, inline=True)
+
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def deliver(self, frames: list[Held]) -> None:
@@ -163,7 +167,7 @@ def found(stage: Stage, words: list[str]) -> None:
     stage.trace.network = cluster.network
     cluster.tells = stage.trace.happens
     for host in cluster.hosts.values():
-        host.bus.subscribe(ConsensusEvent, stage.trace.heard, inline=True)
+        stage.listen(host)
     for name in cluster.names:
         cluster.begin(name)
     cluster.connect_all()

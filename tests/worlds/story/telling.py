@@ -6,6 +6,7 @@ from tests.worlds.story import (  # noqa: F401 - each enters its commands
     clients,
     expectations,
     frames,
+    members,
     processes,
     time,
     views,

@@ -138,7 +138,9 @@ def settle_all(stage: Stage, leader: str) -> None:
     for _ in range(HEARTBEATS_MAX):
         heartbeat(stage, [leader])
         stabilize(stage, [])
+        members = stage.node(leader).engine.ledger.configuration.nodes
         reached = [base for base in cluster.running() if cluster.network.reachable(leader, base.name)]
+        reached = [base for base in reached if base.name in members]
         if len({(base.engine.ledger.log.last, base.engine.ledger.commit_index) for base in reached}) <= 1:
             return
 

@@ -10,6 +10,7 @@ import msgpack
 from forge_consensus.actors.codec import Frame, decode
 from forge_consensus.actors.messages import CheckPeer, CheckPeerReply, Hello, HelloReply, ReadResults, Results
 from forge_consensus.events.types import (
+    AddressDiffers,
     ConsensusEvent,
     LeaderElected,
     LeaderLost,
@@ -17,6 +18,7 @@ from forge_consensus.events.types import (
     LogCommitted,
     LogCompacted,
     LogTruncated,
+    NodeRemoved,
     RoleChanged,
     SnapshotCompleted,
     SnapshotFailed,
@@ -29,7 +31,7 @@ from forge_consensus.storage.ledger.transaction import unsealed
 from forge_consensus.testing.world.base import SimulatedBase, SimulatedCrashError
 from forge_consensus.testing.world.network import Connection
 from tests.worlds.story.network import FRAME_BYTES_MAX, HeldNetwork
-from tests.worlds.story.words import told, told_outcomes, told_range
+from tests.worlds.story.words import told, told_configuration, told_outcomes, told_range
 
 UNSAID = (CheckPeer, CheckPeerReply)
 GREETINGS = (Hello, HelloReply)
@@ -45,6 +47,8 @@ TOLD_EVENTS: dict[type[ConsensusEvent], Callable[[Any], str]] = {
     SnapshotCompleted: lambda e: f"has snapshot {e.index}/{e.snapshot_term}",
     SnapshotFailed: lambda e: f"snapshot {e.index} failed: {e.error}",
     SnapshotRestored: lambda e: f"restores snapshot {e.index}/{e.snapshot_term}",
+    AddressDiffers: lambda e: f"finds {e.peer} at {e.listens}, while its configuration says {e.expected}",
+    NodeRemoved: lambda e: f"knows that it was removed, {e.by} told it" if e.by else "knows that it was removed",
 }
 """The events that a story prints, with their texts."""
 
@@ -55,10 +59,10 @@ class Trace:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.network: HeldNetwork | None = None
-        self.greeting = False
-        """Whether greetings are in progress that are no part of the story."""
         self.hard: dict[str, tuple[int, str]] = {}
         self.applied: dict[str, int] = {}
+        self.configurations: dict[str, str] = {}
+        """By node: its configuration in force, as it was told last."""
         self.words: dict[int, str] = {}
         """The client's commands and queries, by number."""
 
@@ -78,8 +82,9 @@ class Trace:
     # --- the watcher -------------------------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
-        """Note the term, the vote and the applied index with which a process starts."""
+        """Note the term, the vote, the applied index and the configuration with which a process starts."""
         ledger = node.engine.ledger
+        self.configurations[node.name] = told_configuration(ledger.configuration)
         self.hard[node.name] = (ledger.term, ledger.vote)
         self.applied[node.name] = ledger.applied
 
@@ -129,14 +134,19 @@ class Trace:
 
     def sends(self, name: str, to: str, message: Any, fate: str) -> None:
         """Write a frame that leaves."""
-        if isinstance(message, UNSAID) or (self.greeting and isinstance(message, GREETINGS)):
+        assert self.network is not None
+        if isinstance(message, UNSAID) or (self.network.greeting and isinstance(message, GREETINGS)):
             return
         said = told_outcomes(message, self.words) if isinstance(message, OUTCOMES) else told(message)
         self.happens(name, f"sends {to} {said}{fate}")
 
     def turned(self, node: SimulatedBase) -> None:
-        """Write the entries that a turn has applied."""
+        """Write the configuration that a turn has put in force, if it is another one, and the entries applied."""
         applied = node.engine.ledger.applied
+        configuration = told_configuration(node.engine.ledger.configuration)
+        if configuration != self.configurations[node.name]:
+            self.configurations[node.name] = configuration
+            self.happens(node.name, f"configuration: {configuration}")
         before, self.applied[node.name] = self.applied[node.name], applied
         if applied > before:
             self.happens(node.name, f"applies {told_range(before + 1, applied)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forge_consensus.storage.ledger.record import term_of
 from tests.worlds.story.stage import Stage, command
 from tests.worlds.story.time import leading_of
-from tests.worlds.story.words import told_entry
+from tests.worlds.story.words import told_configuration, told_entry
 from tests.worlds.story.world import StoryNode
 
 ALL_KEYS = 10_000
@@ -35,18 +35,25 @@ def state_of(node: StoryNode) -> dict[str, object]:
 
 @command("logs")
 def logs(stage: Stage, words: list[str]) -> None:
-    """`logs [n1 ...]`: the terms of the logs by index, as in the paper's figure 7, with commit and applied index."""
+    """`logs [n1 ...]`: the terms of the logs by index, as in the paper's figure 7, with commit and applied index.
+
+    If a configuration in force is not the founding one, each row ends with that of its node.
+    """
     names = stage.names(words)
     running = [base for base in stage.cluster.running() if base.name in names]
+    configurations = [told_configuration(base.engine.ledger.configuration) for base in running]
+    founded = told_configuration(stage.cluster.configuration)
+    shown = any(configuration != founded for configuration in configurations)
     last = max((base.engine.ledger.log.last for base in running), default=0)
     width = len(str(last)) + 1
     stage.trace.write("   " + "".join(f"{index:>{width}}" for index in range(1, last + 1)))
-    for base in running:
+    for base, configuration in zip(running, configurations, strict=True):
         ledger = base.engine.ledger
         cells = [""] * ledger.log.base_index + [str(term) for term in terms_of(base)]
         cells += [""] * (last - len(cells))
         row = "".join(f"{cell:>{width}}" for cell in cells)
-        stage.trace.write(f"{base.name} {row} | commit {ledger.commit_index}, applied {ledger.applied}")
+        end = f" | {configuration}" if shown else ""
+        stage.trace.write(f"{base.name} {row} | commit {ledger.commit_index}, applied {ledger.applied}{end}")
 
 
 @command("log")

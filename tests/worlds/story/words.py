@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,11 +12,13 @@ import msgpack
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
+    ChangeMembers,
     CheckPeer,
     CheckPeerReply,
     Hello,
     HelloReply,
     InstallSnapshot,
+    MembersPlanned,
     OpenSession,
     PreVoteReply,
     Read,
@@ -30,11 +32,17 @@ from forge_consensus.actors.messages import (
     SessionOpened,
     SnapshotReply,
     Submit,
+    TimeoutNow,
+    TransferLeadership,
+    TransferStarted,
     VoteReply,
 )
+from forge_consensus.storage.ledger.changes import Action
+from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.record import Kind, data_of, encode, kind_of, term_of
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.story.script import StoryError
+from tests.worlds.story.world import address_of
 
 SPANS = {"ms": 0.001, "s": 1.0}
 KINDS = {Kind.CONFIGURATION: "members", Kind.NOOP: "no-op", Kind.SESSION: "session"}
@@ -117,6 +125,30 @@ def told_range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}..{last}"
 
 
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+def told_configuration(configuration: Configuration) -> str:
+    """Return the sets of a configuration that are not empty, and the addresses of those that moved."""
+    sets: dict[str, Collection[str]] = {
+        "voters": configuration.incoming_voters,
+        "outgoing": configuration.outgoing,
+        "learners": configuration.learners,
+        "joining": configuration.joining,
+    }
+    said = [f"{word} {' '.join(sorted(nodes))}" for word, nodes in sets.items() if nodes]
+    moved = [f"{node} at {address}" for node, address in configuration.members if address != address_of(node)]
+    return ", ".join([*said, *moved]) or "none"
+
+
+def told_changes(message: ChangeMembers) -> str:
+    """Return the changes of a request, each with its member, and the address of a member that moves."""
+    changes = [
+        f"{action} {node}" + (f" {to}" if action == Action.UPDATE else "") for action, node, to in message.changes
+    ]
+    return ", ".join(changes) + (" (forced)" if message.force else "")
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +208,7 @@ TOLD: dict[type, Any] = {
     HelloReply: lambda m: f"boot {m.boot}" + (f" {m.reason}" if m.reason else ""),
     RequestPreVote: lambda m: f"term {m.term} round {m.round} last {m.last_index}/{m.last_term}",
     PreVoteReply: lambda m: f"term {m.term} round {m.round} {granted(m)}",
-    RequestVote: lambda m: f"term {m.term} last {m.last_index}/{m.last_term}",
+    RequestVote: lambda m: f"term {m.term} last {m.last_index}/{m.last_term}" + (" handover" if m.transfer else ""),
     VoteReply: lambda m: f"term {m.term} {granted(m)}",
     AppendEntries: told_append,
     AppendReply: told_append_reply,
@@ -192,6 +224,11 @@ TOLD: dict[type, Any] = {
     SessionOpened: lambda m: f"session {m.session}",
     Submit: lambda m: " ".join(told_command(data) for _, data in m.commands),
     Read: lambda m: m.consistency,
+    ChangeMembers: told_changes,
+    MembersPlanned: lambda m: f"entry {m.index}",
+    TransferLeadership: lambda m: f"to {m.target or 'any'}",
+    TransferStarted: lambda m: f"to {m.target} term {m.term}",
+    TimeoutNow: lambda m: f"term {m.term}",
     Refused: lambda m: m.code + (f", {m.leader} leads" if m.leader else ""),
 }
 """The function that writes each message, after its name."""

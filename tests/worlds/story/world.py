@@ -72,8 +72,7 @@ class StoryNode(SimulatedBase):
     def __init__(self, cluster: StoryCluster, opened: Opened, name: str) -> None:
         host = cluster.hosts[name]
         network, watchers = cluster.network, cluster.watchers
-        address = cluster.configuration.addresses[name]
-        super().__init__(opened, cluster.raft, host.bus, host.clock, network, watchers, address, name)
+        super().__init__(opened, cluster.raft, host.bus, host.clock, network, watchers, host.address, name)
         self.host = host
         self.cluster = cluster
         self.engine.random = host.luck
@@ -123,6 +122,9 @@ class StoryNode(SimulatedBase):
             self.clock.lost(took - LATE_SECONDS)
         for watcher in self.watchers:
             watcher.turned(self)
+        before = self.engine.peers.wanted
+        if self.engine.follow_members():
+            self.follow_members(before)
 
     @property
     def has_work(self) -> bool:
@@ -130,6 +132,11 @@ class StoryNode(SimulatedBase):
         return bool(self.engine.mailbox.later or self.answers_in or self.requests_in or self.notices)
 
     def settle(self) -> None:
+        """Take turns until there is nothing left to do, then connect to nodes that are new. Raises `StoryError`."""
+        self.rest()
+        self.cluster.connect_wanted()
+
+    def rest(self) -> None:
         """Take one turn, and more while messages or jobs are left. Raises `StoryError`."""
         self.turn()
         for _ in range(TURNS_MAX):
@@ -152,12 +159,21 @@ class StoryNode(SimulatedBase):
         done(result, error)
 
 
+def address_of(name: str) -> str:
+    """The address of a node that has not moved."""
+    return f"{name}:7000"
+
+
 class Host:
     """The parts of a node that outlive its processes."""
 
-    def __init__(self, timeline: Timeline, folder: Path) -> None:
+    def __init__(self, timeline: Timeline, folder: Path, *, joins: bool = False) -> None:
         self.folder = folder
         folder.mkdir()
+        self.address = address_of(folder.name)
+        """Where its processes can be reached, whatever the configurations say."""
+        self.joins = joins
+        """Whether its folder begins without members, to be added."""
         self.disk = SimulatedTables().tables
         self.clock = StoryClock(timeline)
         self.luck = Luck()
@@ -182,7 +198,7 @@ class StoryCluster:
         self.network = HeldNetwork(self.timeline)
         self.names = [f"n{number}" for number in range(1, size + 1)]
         self.configuration = Configuration.of(
-            {name: f"{name}:7000" for name in self.names},
+            {name: address_of(name) for name in self.names},
             lease_reads=leases,
             lease_ms=lease_ms_of(self.raft.election_timeout_min),
             drift_ppm=drift_ppm_of(self.raft.clock_drift),
@@ -222,7 +238,9 @@ class StoryCluster:
         tables = SimulatedTables()
         tables.tables = host.disk = {table: rows.copy() for table, rows in host.disk.items()}
         machine = KeyValueMachine()
-        founding = Founding(name, "story", self.configuration, lambda: f"{self.chance.getrandbits(64):016x}")
+        founding = Founding(
+            name, "story", self.configuration, lambda: f"{self.chance.getrandbits(64):016x}", joins=host.joins
+        )
         export = partial(export_state, tables, host.folder, KeyValueMachine)
         opened = open_ledger(tables, host.folder, founding, machine, self.storage, export)
         host.clock.stalled = 0.0
@@ -235,6 +253,14 @@ class StoryCluster:
         if base.alive:
             self.network.join(base)
             base.settle()
+
+    def join(self, name: str) -> Host:
+        """Make a host for a new node that is to be added; returns it. Raises `StoryError` for a name that is taken."""
+        if name in self.hosts:
+            raise StoryError(f"there is a node {name} already")
+        self.names.append(name)
+        host = self.hosts[name] = Host(self.timeline, self.folder / name, joins=True)
+        return host
 
     def ended(self, base: SimulatedBase, error: BaseException) -> None:
         """Handle the end of a process; unless it was ordered or allowed, the story fails."""
@@ -266,12 +292,22 @@ class StoryCluster:
     # --- connections -------------------------------------------------------------------------------------------------
 
     def connect(self, name: str, other: str) -> None:
-        """Connect one node to another, if frames pass, and let it greet."""
+        """Connect one node to another, if frames pass and it looks for it where it is, and let it greet."""
         if (name, other) in self.network.links or not self.network.reachable(name, other):
+            return
+        if self.network.wanted[name].get(other) != self.hosts[other].address:
             return
         self.network.connect_to(name, other)
         self.node(name).settle()
         self.greet(name, other)
+
+    def connect_wanted(self) -> None:
+        """Connect nodes to those that their configurations have named since, without output of the greetings."""
+        network = self.network
+        shown, network.greeting = network.greeting, True
+        while network.reaching:
+            self.connect(*network.reaching.pop(0))
+        network.greeting = shown
 
     def greet(self, name: str, other: str) -> None:
         """Deliver the two nodes' greetings, and nothing else."""
