@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import select
 import threading
 import time
@@ -173,8 +174,25 @@ def test_a_client_and_a_feed_that_were_given_one_node_outlive_it() -> None:
         assert numbers == list(range(1, numbers[-1] + 1)), "each event once, in order, before the move and after it"
 
 
+def say_who_leads(cluster: LocalCluster) -> None:
+    """Show the leader, name another one, and have that one hand over, with and without waiting."""
+    leader, target = cluster.wait_for_leader(), cluster.followers()[0]
+    assert re.fullmatch(rf"{leader} leads in term \d+\n", run(cluster, "leader", "show"))
+    assert re.fullmatch(rf"{target} leads in term \d+\n", run(cluster, "leader", "transfer", target))
+    assert cluster.wait_for_leader() == target
+    told = json.loads(run(cluster, "leader", "stepdown", "-o", "json"))
+    leader = cluster.wait_for_leader()
+    assert (told["leader"], told["address"]) == (leader, cluster.addresses[leader])
+    assert leader != target
+    assert run(cluster, "leader", "transfer", target, "--no-wait") == ""
+    assert cluster.wait_for_leader(SECONDS, other_than=leader) == target
+    assert run(cluster, "leader", "stepdown", "--no-wait") == ""
+    cluster.wait_for_leader(SECONDS, other_than=target)
+
+
 def test_the_command_line_says_who_is_to_lead() -> None:
     with LocalCluster(3) as cluster:
+        say_who_leads(cluster)
         leader = cluster.wait_for_leader()
         first, second = cluster.followers()
         command(cluster, "update", second, "--no-leader")
