@@ -6,6 +6,7 @@ import errno
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,6 +22,8 @@ from forge_consensus.process.fork import tell_of_forks
 PATH: Final = "/metrics"
 REQUEST_SECONDS_MAX: Final = 10.0
 """The connection of a client that takes longer to send its request or to read the answer is closed."""
+CONNECTIONS_MAX: Final = 64
+"""Each connection has a thread, so of more of them the oldest is closed."""
 STOP_SECONDS_MAX: Final = 2.0
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -35,7 +38,27 @@ class Handler(WSGIRequestHandler):
 
 
 class Server(ThreadingWSGIServer):
-    """A WSGI server with one thread per request; none of them keeps the process alive."""
+    """A WSGI server with one thread per connection, and not too many; none of them keeps the process alive."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.here: dict[socket.socket, None] = {}
+        """The connections, the oldest first; the server's thread adds them, and their own threads take them away."""
+        super().__init__(*arguments, **named)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection on a thread; the oldest of too many makes room."""
+        here = [*self.here]
+        for oldest in here[: len(here) - CONNECTIONS_MAX + 1]:
+            self.here.pop(oldest, None)
+            with suppress(OSError):  # it is closed already
+                oldest.shutdown(socket.SHUT_RDWR)
+        self.here[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self.here.pop(request, None)
+        super().shutdown_request(request)
 
     def server_bind(self) -> None:
         """Bind without looking up this host's name, which could take seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 
@@ -10,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
-from forge_consensus.events.metrics.server import serve
+from forge_consensus.events.metrics.server import CONNECTIONS_MAX, serve
+from tests.worlds.waiting import wait_for
 
 
 def registry() -> CollectorRegistry:
@@ -56,3 +58,16 @@ def test_a_silent_connection_holds_up_nobody() -> None:
         host, _, port = server.address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=5):
             assert "answer" in get(server.address, "/metrics")
+
+
+def test_many_silent_connections_give_way_to_those_that_ask_and_take_few_threads() -> None:
+    before = threading.active_count()
+    with serve(registry(), "127.0.0.1:0") as server:
+        host, _, port = server.address.rpartition(":")
+        silent = [socket.create_connection((host, int(port)), timeout=5) for _ in range(2 * CONNECTIONS_MAX)]
+        for _ in range(3):
+            assert "answer" in get(server.address, "/metrics")
+        assert silent[0].recv(1) == b""
+        wait_for(lambda: threading.active_count() <= before + CONNECTIONS_MAX + 1, 5, "the threads to end")
+        for each in silent:
+            each.close()
