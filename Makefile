@@ -16,7 +16,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types layers unit docs test browser cover bench advisories mutants campaign siege demo format clean
+.PHONY: help setup lint types layers unit docs test browser cover bench advisories mutants campaign siege fuzz demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -84,6 +84,10 @@ campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 SECO
 
 siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5 (SECURE=1: encrypted), and judge what clients saw
 	$(BIN)/python -m tests.cluster.siege --minutes $(or $(MINUTES),5) $(if $(SECURE),--secure)
+
+fuzz: $(STAMP) ## fuzz TARGET=frame (event command snapshot configuration body) for SECONDS=60 with atheris, which is installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python -m tests.fuzz $(or $(TARGET),frame) --seconds $(or $(SECONDS),60)
 
 demo: $(STAMP) ## start a cluster of three, put it under load and end its leader (SECURE=1: encrypted)
 	$(BIN)/forge-consensus demo --seconds 15 $(if $(SECURE),--secure)

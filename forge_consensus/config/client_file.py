@@ -16,7 +16,6 @@ Paths count from the folder of the file, so that a folder with all of them can b
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,11 +24,11 @@ from typing import Any, Final
 
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.file_reads import FileReads, check_private
+from forge_consensus.config.plain_data import data_of_text
 from forge_consensus.config.rows import parse
 from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.config.substitution import expanded
-from forge_consensus.config.yaml_file import MISSING_EXTRA, yaml_fault
 from forge_consensus.errors import InvalidConfigError
 
 SECTION: Final = "client"
@@ -88,28 +87,11 @@ def read_client_file(path: str | Path, environment: Mapping[str, str] | None = N
     place = Path(os.path.abspath(path))
     reads = FileReads(place.parent)
     try:
-        data = data_of(place, reads.text(place))
+        data = data_of_text(place, reads.text(place))
         section = data.get(SECTION, data) if isinstance(data, Mapping) else data
         return Fields(section, place.parent, os.environ if environment is None else environment, reads).client()
     except InvalidConfigError as error:
         raise InvalidConfigError(f"{os.fspath(path)}: {error}") from error
-
-
-def data_of(place: Path, text: str) -> Any:
-    """Return the data of a JSON or YAML text. Raises `InvalidConfigError`."""
-    if place.suffix == ".json":
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise InvalidConfigError(f"it is no JSON: {error}") from error
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise InvalidConfigError(MISSING_EXTRA) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidConfigError(f"it is no YAML: {yaml_fault(error)}") from None  # the error has the line itself
 
 
 class Fields:

@@ -12,13 +12,12 @@ A file looks like this; all parts may be left out:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from forge_consensus.config.file_reads import text_of_file
-from forge_consensus.config.yaml_file import yaml_fault
+from forge_consensus.config.plain_data import data_of_text
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.access import AccessList, Principal, Rule, Token
 
@@ -81,25 +80,9 @@ def read_access_file(path: str | Path) -> AccessList:
     place = Path(path)
     text = text_of_file(place)
     try:
-        return access_of_data(json.loads(text) if place.suffix == ".json" else yaml_of(place, text))
-    except ValueError as error:
-        raise InvalidConfigError(f"{str(place)!r} is no JSON: {error}") from error
+        return access_of_data(data_of_text(place, text))
     except InvalidConfigError as error:
         raise InvalidConfigError(f"{str(place)!r}: {error}") from error
-
-
-def yaml_of(place: Path, text: str) -> Any:
-    """Return the data of a YAML text. Raises `InvalidConfigError`."""
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise InvalidConfigError(
-            f"{str(place)!r} needs the package yaml: pip install 'forge-consensus[config]', or write it as .json"
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidConfigError(f"it is no YAML: {yaml_fault(error)}") from None  # the error has the line itself
 
 
 def mapping(place: str, value: Any, fields: frozenset[str]) -> Mapping[str, Any]:

@@ -489,8 +489,14 @@ def point_of(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
         time_ms = header["time_ms"]
         elapsed_ms = header.get("elapsed_ms", time_ms)  # before entries carried it, one time stood for both
         access = header.get("access", b"")
-        access_of_row(access)
         point = Point(header["index"], header["term"], time_ms, header["configuration"], elapsed_ms, access)
-        return point, list(header["sessions"])
+        sessions = list(header["sessions"])
     except (KeyError, TypeError) as error:
         raise CorruptionError(f"the snapshot's header lacks {error}") from error
+    numbers = (point.index, point.term, point.time_ms, point.elapsed_ms)
+    if not all(type(each) is int and 0 <= each < 1 << 63 for each in numbers):
+        raise CorruptionError(f"the snapshot's header has {numbers!r:.200} for index, term and times")
+    if not all(type(each) is bytes for each in (point.configuration, access, *sessions)):
+        raise CorruptionError("the snapshot's header has something else where packed bytes should be")
+    access_of_row(access)
+    return point, sessions

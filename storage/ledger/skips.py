@@ -136,9 +136,12 @@ def check_skipped(skips: Skips, first: int, records: list[bytes]) -> None:
 def check_snapshot(rows: Iterable[Iterable[int]], skips: Skips, index: int, name: str) -> None:
     """Raise `SnapshotFailedError` if a snapshot's state skipped other entries than this node does.
 
-    `rows` are those in its header, `index` is the entry that it covers.
+    `rows` are those in its header, `index` is the entry that it covers. Raises `CorruptionError` if they are no rows.
     """
-    theirs = told(skips_of(rows))
+    try:
+        theirs = told(skips_of(rows))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CorruptionError(f"{name} has no entries where those that are skipped should be: {error}") from error
     ours = told({skip.index: skip for skip in upto(skips, index)})
     if theirs != ours:
         raise SnapshotFailedError(

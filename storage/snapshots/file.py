@@ -157,8 +157,8 @@ class SnapshotReader:
         data = self.read_checked(length, crc, "its header")
         try:
             header = msgpack.unpackb(data, strict_map_key=False)
-            header["index"].to_bytes(8, "big")
-            header["term"].to_bytes(8, "big")
+            if not all(type(header[name]) is int and 0 <= header[name] < 1 << 64 for name in ("index", "term")):
+                raise ValueError("index and term are no whole numbers from 0")
         except Exception as error:
             raise self.corrupt(f"its header cannot be decoded ({error!r})") from error
         return dict(header)
@@ -170,6 +170,8 @@ class SnapshotReader:
             length, crc = FRAME.unpack(self.read(FRAME.size, f"chunk {count}"))
             if length == END_MARK:
                 break
+            if length > CHUNK_BYTES_MAX:
+                raise self.corrupt(f"chunk {count} has {length} bytes, and {CHUNK_BYTES_MAX} at most are written")
             yield self.read_checked(length, crc, f"chunk {count}")
             count += 1
             total_bytes += length

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.identity import IDENTITY, MACHINE
 from forge_consensus.storage.ledger.transaction import get_meta
@@ -38,7 +39,13 @@ def origin(tables: TablesView, *, in_ledger: bool) -> dict[str, Any]:
 
 
 def origin_of(header: dict[str, Any], founded_with: str) -> Origin:
-    """What a header says; `founded_with` is the machine's name in the configuration, empty for the built-in one."""
-    name, version = header.get(MACHINE_OF, (founded_with or BUILT_IN, 0))
-    machine = MachineName(str(name), int(version))
+    """What a header says; `founded_with` is the machine's name in the configuration, empty for the built-in one.
+
+    Raises `CorruptionError` for a header whose machine has no name and version.
+    """
+    try:
+        name, version = header.get(MACHINE_OF, (founded_with or BUILT_IN, 0))
+        machine = MachineName(str(name), int(version))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CorruptionError(f"the snapshot's header names no machine: {error}") from error
     return Origin(str(header.get(CLUSTER, "")), machine, bool(header.get(IN_LEDGER, machine.name == BUILT_IN)))

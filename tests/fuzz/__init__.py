@@ -1,0 +1,1 @@
+"""Fuzzing with coverage as the guide, by atheris: for hours, where hypothesis looks for seconds."""
