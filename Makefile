@@ -16,7 +16,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types layers unit docs test browser cover bench advisories mutants campaign siege fuzz demo format clean
+.PHONY: help setup lint types layers unit docs test browser cover bench advisories mutants campaign siege hostile fuzz demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -84,6 +84,10 @@ campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 SECO
 
 siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5 (SECURE=1: encrypted), and judge what clients saw
 	$(BIN)/python -m tests.cluster.siege --minutes $(or $(MINUTES),5) $(if $(SECURE),--secure)
+
+hostile: $(STAMP) ## attack three real nodes with FRAMES=1000000 CONNECTIONS=10000 (SECURE=1: encrypted), beside an honest client
+	$(BIN)/python -m tests.cluster.hostile --frames $(or $(FRAMES),1000000) --connections $(or $(CONNECTIONS),10000) \
+		$(if $(SECURE),--secure)
 
 fuzz: $(STAMP) ## fuzz TARGET=frame (event command snapshot configuration body) for SECONDS=60 with atheris, which is installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris

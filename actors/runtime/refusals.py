@@ -26,6 +26,15 @@ CLIENT_READS_TOO_LITTLE: Final = "client reads too little"
 """Mostly a client that asked for much at once: it gets the rest when it has read the first."""
 BAD_HANDSHAKE: Final = "handshake failed"
 """Mostly a client that tries the known keys of the nodes one after the other, or somebody who only connects."""
+HALF_OPEN: Final = "half-open connection"
+"""One that proved no key, or sent nothing, and gave its place to another."""
+TOO_MANY_CONNECTIONS: Final = "too many connections"
+TOO_MANY_HANDSHAKES: Final = "too many handshakes"
+"""Of one key or of the strangers of one network: they are let in, or told why not, a little later."""
+ENDLESS_MESSAGE: Final = "message without end"
+"""A connection on which the parts of one message came without end was shut, because nobody can read them before it."""
+TOO_MANY_TOPICS: Final = "too many topics"
+"""The subscriber that asked for most of them was shut."""
 ORDINARY: Final = frozenset(
     (
         STRANGER,

@@ -17,7 +17,8 @@ from typing import Any, Final, cast
 import zmq
 
 from forge_consensus.actors.runtime.access_control import AccessControl
-from forge_consensus.actors.transport.door import Door, connections_allowed
+from forge_consensus.actors.runtime.refusals import TOO_MANY_TOPICS, Refusals
+from forge_consensus.actors.transport.door import HALF_OPEN_MAX, Door, connections_allowed
 from forge_consensus.actors.transport.endpoint import (
     cannot_listen,
     claim_path,
@@ -29,8 +30,8 @@ from forge_consensus.actors.transport.endpoint import (
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import PING, watch_those_who_connect
 from forge_consensus.actors.transport.zap import EVENTS as EVENTS_DOMAIN
+from forge_consensus.actors.transport.zap import HANDSHAKES_MAX, ZapHandler
 from forge_consensus.actors.transport.zap import NODE as NODE_DOMAIN
-from forge_consensus.actors.transport.zap import ZapHandler
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -38,6 +39,7 @@ SNDMORE: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 RCVMORE: Final = int(zmq.RCVMORE)
 POLLIN: Final = int(zmq.POLLIN)
 EVENTS: Final = int(zmq.EVENTS)
+SRCFD: Final = int(zmq.SRCFD)
 PEER_FRAMES_MAX: Final = 4096
 """The send queue of a peer, in frames: more than the in-flight window, votes, heartbeats and chunks together. The
 actors control the flow, so EAGAIN means that the peer is stuck."""
@@ -45,12 +47,14 @@ CLIENT_FRAMES_MAX: Final = 4096
 EVENT_FRAMES_MAX: Final = 10_000
 TOPIC_BYTES_MAX: Final = 1024
 TOPICS_MAX: Final = 1000
-"""With more different topics every event is sent, because comparing it with all of them would cost more."""
+"""Of so many different topics ZeroMQ keeps each in memory, byte by byte, and each event is compared with all of them;
+with more of them the subscriber that asked for most is shut."""
+SUBSCRIPTIONS_A_LOOK: Final = 256
 FRAMES_UNREAD_MAX: Final = 16
 """So many frames of one connection wait here to be read; further ones wait at their sender. So a connection holds at
 most this many times `message_bytes_max` of this node's memory."""
 GREETING_HEAD_BYTES: Final = 16
-SHOWN_TIMES: Final = 4
+NO_DESCRIPTOR: Final = -1
 RECONNECT_MS: Final = 50
 RECONNECT_MS_MAX: Final = 200
 
@@ -61,9 +65,10 @@ class Sockets:
     """The sockets of one node; they belong to its thread.
 
     `bind` is HOST:PORT or ipc://PATH, and so is `events_bind` (None for `events_endpoint`); `peers` maps node ids to
-    such addresses, `bytes_max` bounds one message, `link_timeout` is in seconds (see `liveness`), `connections_max`
-    bounds what is accepted. With `access` every socket speaks CURVE, and whoever connects must be known. Raises
-    `TransportUnavailableError` when an address is taken, `InvalidConfigError` for a malformed one.
+    such addresses, `bytes_max` bounds one message, `link_timeout` is in seconds (see `liveness`), `connections_max` and
+    `half_open_max` bound what is accepted (see `door`), `handshakes_max` what is judged in a second (see `zap`). With
+    `access` every socket speaks CURVE, and whoever connects must be known. Raises `TransportUnavailableError` when an
+    address is taken, `InvalidConfigError` for a malformed one.
     """
 
     def __init__(
@@ -75,13 +80,15 @@ class Sockets:
         connections_max: int,
         events_bind: str | None = None,
         access: AccessControl | None = None,
+        half_open_max: int = HALF_OPEN_MAX,
+        handshakes_max: int = HANDSHAKES_MAX,
     ) -> None:
         self.context: zmq.Context[Socket] = zmq.Context()
         self.access = access
         self.zap: ZapHandler | None = None
-        self.events_door: Door | None = None
-        self.shown: dict[bytes, str] = {}
-        """Connection -> the key that it has proven, for those whose descriptors the door was told."""
+        self.doors: list[Door] = []
+        """Those of the router and of the publisher."""
+        self.refusals = Refusals()
         self.bytes_max = bytes_max
         self.link_timeout = link_timeout
         self.dealers: dict[str, Socket] = {}
@@ -96,15 +103,17 @@ class Sockets:
         """The files of sockets that listen at a path, to be removed because ZeroMQ leaves them behind."""
         try:
             if access is not None:
-                self.zap = ZapHandler(self.context, access)
+                self.zap = ZapHandler(self.context, access, handshakes_max)
             failed = None if self.zap is None else self.zap.failed
+            allowed, events_allowed = connections_allowed(connections_max)
             self.router = self.bound(zmq.ROUTER, bind, bytes_max)
             self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            self.door = Door(self.router, connections_allowed(connections_max), failed)
+            self.door = Door(self.router, allowed, bytes_max, half_open_max, failed)
+            self.doors.append(self.door)
             self.publisher = self.bound_for_events(events_bind or events_endpoint(bind))
-            if failed is not None:
-                self.publisher.setsockopt(zmq.XPUB_VERBOSE, 1)  # tells of each subscriber, and so proves its key
-                self.events_door = Door(self.publisher, self.door.limit, failed)
+            self.publisher.setsockopt(zmq.XPUB_VERBOSE, 1)  # tells of each subscriber, and so who is one
+            self.events_door = Door(self.publisher, events_allowed, TOPIC_BYTES_MAX, half_open_max, failed)
+            self.doors.append(self.events_door)
             for node, address in peers.items():
                 self.connect(node, address)
             self.bind_address = endpoint_of(self.router)
@@ -115,10 +124,21 @@ class Sockets:
         self.topics: set[bytes] = set()
         self.poller.register(self.router, zmq.POLLIN)
         self.poller.register(self.publisher, zmq.POLLIN)
-        self.poller.register(self.door.monitor, zmq.POLLIN)
-        if self.zap is not None and self.events_door is not None:
-            self.poller.register(self.zap.socket, zmq.POLLIN)
-            self.poller.register(self.events_door.monitor, zmq.POLLIN)
+        self.entrances: set[Socket] = {door.monitor for door in self.doors}
+        """Where it is told who comes and goes, or asked who may come: `let_in` when one of them has something."""
+        if self.zap is not None:
+            self.entrances.add(self.zap.socket)
+        for entrance in self.entrances:
+            self.poller.register(entrance, zmq.POLLIN)
+        self.take_refusals(self.refusals)
+
+    def take_refusals(self, refusals: Refusals) -> None:
+        """Count and tell there who is not let in, or shut."""
+        self.refusals = refusals
+        for door in self.doors:
+            door.refusals = refusals
+        if self.zap is not None:
+            self.zap.refusals = refusals
 
     def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
         """Open a listening socket. Raises the errors of the class."""
@@ -209,19 +229,18 @@ class Sockets:
         Returns the peers whose connections were given up; `changes` reports them.
         """
         given_up = [node for node, link in self.links.items() if link.wake_at <= now and link.tick(now)]
-        doors = [self.door] if self.events_door is None else [self.door, self.events_door]
-        for door in doors:
+        for door in self.doors:
             door.tick(now)
-        self.wake_at = min(*(door.wake_at for door in doors), *(link.wake_at for link in self.links.values()), inf)
+        self.wake_at = min(*(door.wake_at for door in self.doors), *(link.wake_at for link in self.links.values()), inf)
         return given_up
 
-    def look_at_door(self, now: float) -> None:
-        """Note who connected and who went."""
-        self.door.look(now)
-        self.wake_at = min(self.wake_at, self.door.wake_at)
-        if self.events_door is not None:
-            self.events_door.look(now)
-            self.wake_at = min(self.wake_at, self.events_door.wake_at)
+    def let_in(self, now: float) -> None:
+        """Let connect who may, and note who did and who went."""
+        if self.zap is not None:
+            self.zap.answer(now)
+        for door in self.doors:
+            door.look(now)
+            self.wake_at = min(self.wake_at, door.wake_at)
 
     def judge_anew(self, now: float) -> list[str]:
         """Shut the connections of keys that may be connected no more, because the list of access changed.
@@ -229,13 +248,12 @@ class Sockets:
         Links that prove a key which is valid no more are begun anew with another one; returns the peers to which links
         were ended because no key of theirs is known, after `disconnect`.
         """
-        zap, access, events_door = self.zap, self.access, self.events_door
-        if zap is None or access is None or events_door is None:
+        zap, access = self.zap, self.access
+        if zap is None or access is None:
             return []
-        self.look_at_door(now)
-        self.shown.clear()
+        self.let_in(now)
         self.door.judge(lambda key: zap.admits(NODE_DOMAIN, key))
-        events_door.judge(lambda key: zap.admits(EVENTS_DOMAIN, key))
+        self.events_door.judge(lambda key: zap.admits(EVENTS_DOMAIN, key))
         ended = []
         for node, link in list(self.links.items()):
             servers = access.current.member_keys(node)
@@ -251,8 +269,7 @@ class Sockets:
 
         Returns the peers to which a connection stood; `changes` reports them.
         """
-        self.look_at_door(now)
-        self.shown.clear()
+        self.let_in(now)
         self.door.part_with(keys)
         parted = [node for node, link in self.links.items() if link.server in keys and link.stands]
         for node in parted:
@@ -260,9 +277,10 @@ class Sockets:
             self.wake_at = min(self.wake_at, self.links[node].wake_at)
         return parted
 
-    def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
-        """Yield the answers of a peer, at most `count_max`."""
-        self.links_of[dealer].heard = True
+    def from_peer(self, dealer: Socket, count_max: int) -> Iterator[tuple[bytes, None, str]]:
+        """Yield (answer, None, key that the peer proves) of a peer, at most `count_max`."""
+        link = self.links_of[dealer]
+        link.heard = True
         for _ in range(count_max):
             try:
                 data = dealer.recv(NOBLOCK)
@@ -273,55 +291,35 @@ class Sockets:
                 dealer.recv(NOBLOCK)
                 more = True
             if not more and data != PING:
-                yield data
+                yield data, None, link.server
 
-    def from_anyone(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (frame, connection) of peers and clients, bounded in count and bytes.
+    def from_anyone(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes, str]]:
+        """Yield (frame, connection, key) of peers and clients, bounded in count and bytes.
 
         A frame is one part behind the connection's id; any other message is yielded empty, so that the gate refuses it.
-        Pings are answered here.
+        Pings are answered here. The key is the one that the connection proves, "" where nobody is asked. It is asked
+        for each frame, because whoever connects may choose the id of a connection that is gone.
         """
-        router = self.router
+        router, shown, keyed, key = self.router, self.door.shown, self.access is not None, ""
+        hoarding = self.door.hoarding
         for _ in range(count_max):
             try:
                 connection = router.recv(NOBLOCK)
             except zmq.Again:
+                hoarding.drained = True
                 return
+            hoarding.heard.add(connection)
             part = router.recv(NOBLOCK, copy=False)
             data, more = part.bytes, part.more
-            if data == PING and not more:
-                self.answer(connection, PING)
-                continue
-            if self.door.crowded and is_greeting(data):
-                self.door.greeted(int(part.get(zmq.SRCFD)))
-            while more:
-                extra = router.recv(NOBLOCK, copy=False)
-                data, more = b"", extra.more
-            yield data, connection
-            bytes_max -= len(data)
-            if bytes_max < 0:
-                return
-
-    def from_known(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes, str]]:
-        """Yield (frame, connection, key) as `from_anyone` does, where everybody proves a key.
-
-        The key is asked for each frame, because whoever connects may choose the id of a connection that is gone.
-        """
-        router, shown = self.router, self.shown
-        for _ in range(count_max):
-            try:
-                connection = router.recv(NOBLOCK)
-            except zmq.Again:
-                return
-            part = router.recv(NOBLOCK, copy=False)
-            data, more, key = part.bytes, part.more, str(part.get("User-Id"))
+            if keyed:
+                key = str(part.get("User-Id"))
             if shown.get(connection) != key:
-                self.note_proof(connection, key, int(part.get(zmq.SRCFD)))
+                self.note_proof(part, key, connection)
             if data == PING and not more:
                 self.answer(connection, PING)
                 continue
-            if self.door.crowded and is_greeting(data):
-                self.door.greeted(int(part.get(zmq.SRCFD)))
+            if self.door.probation and is_greeting(data):
+                self.door.greeted(descriptor_of(part))
             while more:
                 extra = router.recv(NOBLOCK, copy=False)
                 data, more = b"", extra.more
@@ -330,14 +328,13 @@ class Sockets:
             if bytes_max < 0:
                 return
 
-    def note_proof(self, connection: bytes, key: str, descriptor: int) -> None:
-        """Tell the door which key a connection has proven."""
-        if len(self.shown) > SHOWN_TIMES * self.door.limit:  # most of them are gone
-            self.shown.clear()
-        self.shown[connection] = key
-        if descriptor not in self.door.inside:
-            self.look_at_door(time.monotonic())
-        self.door.proven(descriptor, key)
+    def note_proof(self, part: zmq.Frame, key: str, connection: bytes) -> None:
+        """Tell the door that something has arrived on a connection, and which key it proves."""
+        door = self.door
+        descriptor = descriptor_of(part)
+        door.look(time.monotonic())  # it may have the number of one that is gone
+        self.wake_at = min(self.wake_at, door.wake_at)
+        door.proven(descriptor, key, connection)
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -362,20 +359,33 @@ class Sockets:
         return True
 
     def take_subscriptions(self) -> None:
-        """Record which topics have subscribers, so that no event is sent without one."""
-        while int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
-            if self.events_door is None:
-                wish = self.publisher.recv(NOBLOCK)
-            else:
-                part = self.publisher.recv(NOBLOCK, copy=False)
-                wish = part.bytes
-                if wish[:1] == b"\x01":
-                    self.events_door.look(time.monotonic())
-                    self.events_door.proven(int(part.get(zmq.SRCFD)), str(part.get("User-Id")))
+        """Record which topics have subscribers, so that no event is sent without one; some of them at a time."""
+        door = self.events_door
+        door.look(time.monotonic())  # whoever has subscribed had connected before
+        for _ in range(SUBSCRIPTIONS_A_LOOK):
+            if not int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
+                return
+            part = self.publisher.recv(NOBLOCK, copy=False)
+            wish = part.bytes
             if wish[:1] == b"\x01":
-                self.topics.add(wish[1:] if len(self.topics) < TOPICS_MAX else b"")
+                descriptor = descriptor_of(part)
+                if descriptor not in door.keys:
+                    door.proven(descriptor, "" if self.access is None else str(part.get("User-Id")))
+                self.wish(wish[1:], descriptor)
             elif wish[:1] == b"\x00":
                 self.topics.discard(wish[1:])
+
+    def wish(self, topic: bytes, descriptor: int) -> None:
+        """Note a topic that a subscriber asked for, and shut the one with most of them if they are too many."""
+        if topic in self.topics:
+            return
+        self.topics.add(topic)
+        door = self.events_door
+        if descriptor not in door.keys:
+            return  # it is gone: ZeroMQ tells soon that nobody wants its topics
+        door.wishes[descriptor] = door.wishes.get(descriptor, 0) + 1
+        if len(self.topics) > TOPICS_MAX and sum(door.wishes.values()) > TOPICS_MAX:
+            door.expel(max(door.wishes, key=door.wishes.__getitem__), TOO_MANY_TOPICS)
 
     def publish(self, topic: bytes, data: bytes) -> None:
         """Send to subscribers. A slow subscriber misses the event and detects the gap by the sequence number."""
@@ -389,12 +399,9 @@ class Sockets:
                 os.unlink(path)
         for dealer in self.dealers.values():
             dealer.disable_monitor()
-        with contextlib.suppress(AttributeError):  # it was not opened yet
-            self.router.disable_monitor()
-            self.door.monitor.close(0)
-        if self.events_door is not None:
-            self.publisher.disable_monitor()
-            self.events_door.monitor.close(0)
+        for door in self.doors:
+            door.listener.disable_monitor()
+            door.monitor.close(0)
         for monitor in self.monitors:
             monitor.close(0)
         self.context.destroy(linger=0)
@@ -408,3 +415,11 @@ def is_greeting(data: bytes) -> bool:
 def endpoint_of(socket: Any) -> str:
     """Return HOST:PORT or ipc://PATH of a bound socket."""
     return cast("bytes", socket.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://")
+
+
+def descriptor_of(part: zmq.Frame) -> int:
+    """Return the descriptor of the connection that a frame came on; `NO_DESCRIPTOR` if ZeroMQ does not say."""
+    try:
+        return int(part.get(SRCFD))
+    except (zmq.ZMQError, TypeError, ValueError):
+        return NO_DESCRIPTOR

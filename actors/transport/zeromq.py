@@ -110,6 +110,8 @@ class ZeroMqBase(SystemBase):
             settings.connections_max,
             events_bind,
             access,
+            settings.half_open_max,
+            settings.handshakes_max,
         )
         self.clock = SystemClock()
         try:
@@ -130,8 +132,8 @@ class ZeroMqBase(SystemBase):
         except BaseException:
             self.sockets.close()
             raise
-        if self.sockets.zap is not None:
-            self.sockets.zap.refusals = self.engine.refusals
+        self.sockets.take_refusals(self.engine.refusals)
+        if access is not None:
             self.note_strangers()
         self.inbox: deque[tuple[Any, Any]] = deque()
         self.sockets.poller.register(self.wakeup.fd, zmq.POLLIN)
@@ -178,17 +180,12 @@ class ZeroMqBase(SystemBase):
                 wakeup.awake()
             elif socket is sockets.publisher:
                 self.serve_subscribers()
-            elif socket is sockets.door.monitor:
-                sockets.look_at_door(time.monotonic())
+            elif socket in sockets.entrances:
+                sockets.let_in(time.monotonic())
             elif socket is not sockets.router:
-                frames += (
-                    self.from_link(socket)
-                    if self.access is not None
-                    else [(data, None) for data in sockets.from_peer(socket, settings.turn_frames_max)]
-                )
+                frames += sockets.from_peer(socket, settings.turn_frames_max)
         if sockets.router in ready:
-            receive = sockets.from_anyone if self.access is None else sockets.from_known
-            frames += receive(settings.turn_frames_max, settings.turn_bytes_max)
+            frames += sockets.from_anyone(settings.turn_frames_max, settings.turn_bytes_max)
         self.take_inbox()
         return frames, notices
 
@@ -230,19 +227,6 @@ class ZeroMqBase(SystemBase):
                 peers.problems[node] = str(error)
                 LINES.error("peer {}: {}", node, error)
         return notices
-
-    def from_link(self, socket: Any) -> list[tuple[Any, ...]]:
-        """Return what came from a peer, with the key that it proves; or let connect who may, and note who did."""
-        sockets = self.sockets
-        link = sockets.links_of.get(socket)
-        if link is not None:
-            return [
-                (data, None, link.server) for data in sockets.from_peer(socket, self.engine.settings.turn_frames_max)
-            ]
-        if sockets.zap is not None:
-            sockets.zap.answer()
-        sockets.look_at_door(time.monotonic())
-        return []
 
     def judge_anew(self, access: AccessControl, now: float) -> list[Any]:
         """Shut out whoever the list of access knows no more, and connect to whom it knows now; returns notices."""
@@ -369,8 +353,7 @@ class ZeroMqBase(SystemBase):
             if sockets.publisher.poll(LISTEN_MS, zmq.POLLIN):
                 self.serve_subscribers()
                 return
-            if sockets.zap is not None:
-                sockets.zap.answer()
+            sockets.let_in(time.monotonic())
 
     def serve_subscribers(self) -> None:
         """Read new subscriptions over ZeroMQ; events are forwarded only while there is one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from forge_consensus.process.log import LogLines
 from forge_consensus.security.access import TOKEN_CHARS_MAX, AccessList, Principal
 from forge_consensus.security.access_file import read_access_file
 from forge_consensus.security.in_force import in_force
+from forge_consensus.security.networks import network_of
 from forge_consensus.security.permissions import Permission
 from forge_consensus.security.x509_names import PeerCertificate
 
@@ -34,8 +34,6 @@ ADDRESSES_MAX: Final = 10_000
 """The failures of so many addresses are remembered."""
 LOOK_SECONDS: Final = 1.0
 """The file with the list of access is looked at so often, while somebody asks."""
-NETWORK_BITS: Final = 64
-"""Who has one address of IPv6 has a whole network of so many bits, so it counts as one."""
 API_KEY: Final = "admin_api.api_key"
 """Who has the key of the settings is called so."""
 NOBODY: Final = AccessList()
@@ -200,19 +198,6 @@ class Admission:
         self.failures.move_to_end(network)
         if len(self.failures) > ADDRESSES_MAX:
             self.failures.popitem(last=False)
-
-
-def network_of(address: str) -> str:
-    """Return the network that an address stands for: itself, or the network of one of IPv6."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.ip_network((int(found) >> NETWORK_BITS << NETWORK_BITS, NETWORK_BITS)))
-    return str(found)
 
 
 def unknown_caller(shown: Credential | None) -> ProblemError:

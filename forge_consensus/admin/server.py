@@ -13,7 +13,7 @@ from typing import Any, Final
 import uvicorn
 
 from forge_consensus.actors.runtime.refusals import Refusals
-from forge_consensus.admin.admission import Admission, network_of
+from forge_consensus.admin.admission import Admission
 from forge_consensus.admin.api import Api
 from forge_consensus.admin.connections import bounded_connections
 from forge_consensus.admin.entrance import Entrance
@@ -28,6 +28,7 @@ from forge_consensus.process.fork import close_descriptor, tell_of_forks
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
+from forge_consensus.security.networks import network_of
 from forge_consensus.security.tls import ServerTls, TlsFiles
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.node import Node

@@ -98,6 +98,20 @@ class RaftSettings:
         what="How many connections of clients the node accepts; fewer where the process may open fewer files.",
         why="Peers must always find a file descriptor, and each connection may hold 16 frames of memory.",
     )
+    half_open_max: int = setting(
+        512,
+        minimum=16,
+        what="How many connections at each of the node's two ports may have proven no key yet or, where nobody needs "
+        "one, sent nothing; the next one takes the place of the oldest of the network that has most of them.",
+        why="An honest handshake takes some round trips, so this suffices for thousands of new connections a second.",
+    )
+    handshakes_max: int = setting(
+        200,
+        minimum=1,
+        what="Where connections prove a key: how many handshakes a second are judged of each client's key, and of all "
+        "strangers of one network. Further ones are put off, and members' never are.",
+        why="A thousand processes that start at once with one key are let in within seconds; a flood costs little.",
+    )
     message_bytes_max: int = setting(
         8 * MIB,
         unit="bytes",

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import CountedMetrics
 
 LINES = LogLines(__name__)
-DESCRIPTORS = 28
+DESCRIPTORS = 32
 """What a node without peers takes, and one client of it."""
 DESCRIPTORS_EACH = 6
 """What one peer takes: the connections to it and from it."""

@@ -325,8 +325,7 @@ class Sockets:
         self.poller, self.router, self.publisher = self, object(), object()
         self.peer = object()
         self.monitors: dict[Any, str] = {}
-        self.door = self
-        self.monitor = object()
+        self.entrances: set[Any] = set()
         self.wake_at = float("inf")
         self.asked: list[tuple[int, ...]] = []
 

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import zmq
+from zmq.utils import z85
 
 from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.permits import NOT_PERMITTED, UNKNOWN_KEY
-from forge_consensus.actors.runtime.refusals import BAD_HANDSHAKE
+from forge_consensus.actors.runtime.refusals import BAD_HANDSHAKE, TOO_MANY_HANDSHAKES
 from forge_consensus.actors.transport import door as door_module
 from forge_consensus.actors.transport import link as link_module
+from forge_consensus.actors.transport.allowance import Allowance
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.sockets import Sockets
-from forge_consensus.actors.transport.zap import UNENCRYPTED
+from forge_consensus.actors.transport.zap import HANDSHAKES_MAX, UNENCRYPTED
 from forge_consensus.security.access import AccessList, Principal
 from forge_consensus.security.curve import KeyPair, be_client
 
@@ -59,10 +61,9 @@ class Listener:
         end = time.monotonic() + seconds
         while True:
             self.sockets.poller.poll(5)
-            self.zap.answer()
-            self.sockets.look_at_door(time.monotonic())
+            self.sockets.let_in(time.monotonic())
             self.sockets.take_subscriptions()
-            self.frames += self.sockets.from_known(100, 1 << 20)
+            self.frames += self.sockets.from_anyone(100, 1 << 20)
             if time.monotonic() >= end:
                 return
 
@@ -282,7 +283,6 @@ def test_events_are_for_those_who_may_read(listener: Listener, context: zmq.Cont
     reader.recv_multipart()
     assert not meter.poll(100)
     events_door = listener.sockets.events_door
-    assert events_door is not None
     assert READER.public in events_door.keys.values()
     listener.control.take_log(AccessList(revoked=[READER.public]))
     listener.sockets.judge_anew(time.monotonic())
@@ -295,10 +295,10 @@ def test_events_are_for_those_who_may_read(listener: Listener, context: zmq.Cont
 
 
 def test_half_open_connections_give_way_to_those_that_prove_a_key(
-    listener: Listener, context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+    listener: Listener, context: zmq.Context[Socket]
 ) -> None:
     """However many there are, and also where the limit of connections is reached."""
-    monkeypatch.setattr(door_module, "UNPROVEN_MAX", 5)
+    listener.sockets.door.half_open_max = 5
     listener.sockets.door.limit = 8
     host, _, port = listener.sockets.bind_address.rpartition(":")
     first = listener.link(context, READER, NODE.public)
@@ -363,3 +363,52 @@ def test_a_peer_without_a_key_is_not_dialled() -> None:
     control.take_file(listed(n3=(OTHER.public,)))
     assert made.connect("n3", "127.0.0.1:2")
     made.close()
+
+
+# --- how often -------------------------------------------------------------------------------------------------------
+
+
+def asked(listener: Listener, key: str, now: float = 100.0, host: str = "192.0.2.1") -> bytes:
+    """How the request of somebody who proved a key is answered."""
+    request = [b"1.0", b"1", b"node", host.encode(), b"", b"CURVE", z85.decode(key)]
+    return listener.zap.judged(request, now)[2]
+
+
+def test_strangers_of_a_network_are_put_off_when_they_are_too_many_and_nobody_else_is(listener: Listener) -> None:
+    answers = [asked(listener, STRANGER.public) for _ in range(HANDSHAKES_MAX + 50)]
+    assert answers == [b"400"] * HANDSHAKES_MAX + [b"300"] * 50
+    assert asked(listener, STRANGER.public, host="192.0.2.2") == b"400"
+    assert asked(listener, READER.public) == asked(listener, NODE.public) == b"200"
+    assert asked(listener, STRANGER.public, 100.5) == b"400"
+    assert listener.count(TOO_MANY_HANDSHAKES) == 50
+    assert listener.count(UNKNOWN_KEY) == HANDSHAKES_MAX + 2
+
+
+def test_a_client_that_connects_without_end_is_put_off_and_a_member_never_is(listener: Listener) -> None:
+    assert [asked(listener, READER.public) for _ in range(HANDSHAKES_MAX + 1)][-2:] == [b"200", b"300"]
+    assert asked(listener, METER.public) == b"200"
+    assert {asked(listener, NODE.public) for _ in range(3 * HANDSHAKES_MAX)} == {b"200"}
+
+
+def test_who_is_put_off_tries_again_and_gets_in(
+    listener: Listener, context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike who is denied it is told nothing, so that it waits no longer than after any broken connection."""
+    monkeypatch.setattr(listener.zap, "of_clients", Allowance(1))
+    links = [listener.link(context, READER, NODE.public) for _ in range(2)]
+    listener.until(lambda: listener.count(TOO_MANY_HANDSHAKES) > 0, *links)
+    assert not any(link.denied for link in links)
+    listener.until(lambda: all(link.stands for link in links), *links)
+    for link in links:
+        link.close()
+
+
+def test_an_allowance_grows_with_time_and_is_remembered_of_so_many_only() -> None:
+    allowance = Allowance(10, names_max=3)
+    assert [allowance.takes("a", 5.0) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert [allowance.takes("a", 5.35) for _ in range(6)].count(True) == 3  # 0.35 s bring 3.5
+    assert allowance.takes("b", 5.4)
+    for name in "cd":
+        assert allowance.takes(name, 5.4)
+    assert list(allowance.due) == ["b", "c", "d"]
+    assert [allowance.takes("a", 1000.0) for _ in range(11)] == [True] * 10 + [False]

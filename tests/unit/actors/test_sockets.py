@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
 
+from forge_consensus.actors.runtime.refusals import TOO_MANY_TOPICS
 from forge_consensus.actors.transport.liveness import PING
 from forge_consensus.actors.transport.sockets import FRAMES_UNREAD_MAX, TOPIC_BYTES_MAX, TOPICS_MAX, Sockets
 from forge_consensus.errors import TransportUnavailableError
@@ -89,29 +90,48 @@ def test_a_ping_is_answered_and_is_no_frame(sockets: Sockets, context: zmq.Conte
     end = time.monotonic() + SECONDS_MAX
     while not frames and time.monotonic() < end:
         sockets.router.poll(100)
-        frames += [data for data, _ in sockets.from_anyone(100, 1 << 20)]
+        frames += [data for data, *_ in sockets.from_anyone(100, 1 << 20)]
     assert frames == [b"a frame"]
     assert dealer.poll(5000)
     assert dealer.recv() == PING
     dealer.close(0)
 
 
-def test_subscriptions_cost_a_node_no_more_than_their_bounds(sockets: Sockets, context: zmq.Context[Socket]) -> None:
-    reader = context.socket(zmq.SUB)
-    reader.setsockopt(zmq.SNDHWM, 0)
-    reader.connect(f"tcp://{sockets.events_address}")
-    for number in range(TOPICS_MAX + 500):
-        reader.setsockopt(zmq.SUBSCRIBE, b"topic-%d" % number)
+def listen(sockets: Sockets, done: Callable[[], bool]) -> None:
+    """Serve subscribers as a node does, until `done`."""
     end = time.monotonic() + SECONDS_MAX
-    while b"" not in sockets.topics:
-        assert time.monotonic() < end
-        sockets.publisher.poll(100)
+    while not done():
+        assert time.monotonic() < end, (len(sockets.topics), sockets.events_door.wishes)
+        sockets.publisher.poll(20)
+        sockets.let_in(time.monotonic())
         sockets.take_subscriptions()
-    assert len(sockets.topics) <= TOPICS_MAX + 1
-    sockets.publish(b"topic-7", b"event")
-    assert reader.poll(5000)
-    assert reader.recv_multipart() == [b"topic-7", b"event"]
-    reader.close(0)
+
+
+def test_the_subscriber_that_asks_for_too_many_topics_is_shut_and_the_others_stay(
+    sockets: Sockets, context: zmq.Context[Socket]
+) -> None:
+    """ZeroMQ keeps each topic byte by byte, so they would take all memory."""
+    readers = [context.socket(zmq.SUB) for _ in range(2)]
+    for reader in readers:
+        reader.setsockopt(zmq.RECONNECT_IVL, -1)
+        reader.setsockopt(zmq.SNDHWM, 0)
+        reader.connect(f"tcp://{sockets.events_address}")
+    modest, greedy = readers
+    for number in range(100):
+        modest.setsockopt(zmq.SUBSCRIBE, b"modest-%d" % number)
+    listen(sockets, lambda: len(sockets.topics) == 100)
+    for number in range(TOPICS_MAX + 500):
+        greedy.setsockopt(zmq.SUBSCRIBE, b"topic-%d" % number)
+    listen(sockets, lambda: sockets.refusals.counts[TOO_MANY_TOPICS] == 1 and len(sockets.topics) == 100)
+    sockets.publish(b"modest-7", b"event")
+    assert modest.poll(5000)
+    assert modest.recv_multipart() == [b"modest-7", b"event"]
+    assert sockets.refusals.counts[TOO_MANY_TOPICS] == 1
+    for reader in readers:
+        reader.close(0)
+
+
+def test_a_topic_longer_than_any_name_ends_the_connection(sockets: Sockets, context: zmq.Context[Socket]) -> None:
     large = context.socket(zmq.SUB)
     large.setsockopt(zmq.RECONNECT_IVL, -1)
     monitor = large.get_monitor_socket(zmq.EVENT_DISCONNECTED)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge_consensus.admin.admission import ADDRESSES_MAX, API_KEY, FAILURES_MAX, Admission, network_of
+from forge_consensus.admin.admission import ADDRESSES_MAX, API_KEY, FAILURES_MAX, Admission
 from forge_consensus.admin.api import OPERATIONS, Api
 from forge_consensus.admin.caller import Caller
 from forge_consensus.admin.connections import CERTIFICATE
@@ -23,6 +23,7 @@ from forge_consensus.admin.problems import ProblemError
 from forge_consensus.config.loading import load_config
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.access import AccessList, Principal, Rule, Token
+from forge_consensus.security.networks import network_of
 from forge_consensus.security.permissions import GRANTED, ROUTES
 from forge_consensus.security.x509_names import PeerCertificate, uri_of
 from tests.worlds.certified import CLUSTER, CertifiedFolder
