@@ -26,6 +26,12 @@ from tests.worlds.effort import effort
 from tests.worlds.hostile_bytes import BYTES, spoilt
 from tests.worlds.hostile_files import CHUNKS, CONFIGURATIONS, ODD_PARTS, packed_header, snapshot_bytes
 
+
+def loaded(path: Path) -> object:
+    """The configuration of a node in a file, whatever the variables of this process say."""
+    return load_config(path, environment={})
+
+
 READERS: tuple[Callable[[Path], object], ...] = (read_client_file, read_access_file)
 PARTS: dict[str, Any] = {
     "index": 12,
@@ -73,7 +79,7 @@ def test_the_right_parts_alone_make_a_snapshot_that_is_inspected(tmp_path: Path)
 def test_a_file_of_a_configuration_is_read_or_refused(tmp_path: Path, text: str, suffix: str) -> None:
     file = tmp_path / f"config{suffix}"
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
-    for read in (*READERS, lambda path: load_config(path, environment={})):
+    for read in (*READERS, loaded):
         try:
             read(file)
         except InvalidConfigError as error:
