@@ -471,17 +471,14 @@ class Ledger:
     # --- the state that a snapshot holds -----------------------------------------------------------------------------
 
     def move_base(self, index: int, term: int, configuration: bytes) -> None:
-        """Stage the new start of the log: everything up to `index` is in a durable snapshot.
+        """Stage the new start of the log: everything up to `index` is in a durable snapshot. Memory follows the commit.
 
-        `term` and `configuration` (its bytes) are those as of `index`. Memory follows once the base is on disk.
+        `term` and `configuration` (its bytes) are those as of `index`.
         """
         self.turn.put_meta(BASE, cast("bytes", msgpack.packb((index, term, configuration))))
-
-        def follow() -> None:
-            self.configurations.compacted(index, configuration)
-            self.log.rebase(index, term)
-
-        self.turn.after.append(follow)
+        self.turn.base_index = index
+        self.turn.after.append(lambda: self.configurations.compacted(index, configuration))
+        self.turn.after.append(lambda: self.log.rebase(index, term))
 
     def begin_replacing(self) -> None:
         """Let a user's machine rest, because it is about to be handed a snapshot; `switch_state` ends that.

@@ -18,12 +18,14 @@ class Transaction:
     hint, the mark of event numbers, applied state) when there is a flush anyway.
     """
 
-    __slots__ = ("after", "batch")
+    __slots__ = ("after", "base_index", "batch")
 
     def __init__(self) -> None:
         self.batch = Batch()
         self.after: list[Callable[[], None]] = []
         """Called in order after the commit; not called if the turn is rolled back."""
+        self.base_index = 0
+        """The index behind which the log begins once this turn is on disk; 0 if it moves the start nowhere."""
 
     def put_meta(self, key: bytes, value: bytes) -> None:
         """Write one of the ledger's own records with this turn."""

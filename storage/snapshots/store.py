@@ -161,10 +161,14 @@ class Snapshots:
         return self.cut(self.compaction.behind_state())
 
     def cut(self, target: int) -> tuple[int, int]:
-        """Move the log's base up to `target`, if it lies behind it; returns (old base, new base)."""
+        """Move the log's base up to `target`, if it lies behind it; returns (old base, new base).
+
+        One turn may be asked twice, and the second time need less. The base does not go back then: a configuration in
+        between would be in force no more, because memory has forgotten its entry.
+        """
         ledger = self.ledger
         log = ledger.log
-        before = log.base_index
+        before = max(log.base_index, ledger.turn.base_index)
         if target <= before or ledger.applier.replacing:
             return before, before
         term = log.term_at(target) or 0

@@ -10,7 +10,10 @@ import pytest
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import StorageFullError
 from forge_consensus.storage.backends.memory import DISK_FREE_BYTES, MemoryTables
-from tests.worlds.ledger_world import LIMITS, TallyMachine, World, put
+from forge_consensus.storage.ledger.changes import Action, Change, changed
+from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.ledger.record import Kind
+from tests.worlds.ledger_world import CONFIGURATION, LIMITS, TallyMachine, World, put
 
 KIB, MIB = 1 << 10, 1 << 20
 SETTINGS = replace(
@@ -111,6 +114,25 @@ def test_the_log_of_a_machine_that_needs_its_file_is_not_cut_without_one(tmp_pat
     world.lead()
     with world.turn():
         assert world.snapshots.compact_without_file() == (0, 0)
+
+
+def test_a_turn_that_is_asked_twice_does_not_take_the_start_of_the_log_back(tmp_path: Path) -> None:
+    """A configuration in between would be forgotten otherwise, and the one before it be in force again."""
+    world = leader(tmp_path, MemoryTables(), replace(SETTINGS, trailing_entries=0))
+    write(world, 3, 1)
+    early = world.ledger.log.last
+    changed_to = changed(CONFIGURATION, [Change(Action.DEMOTE, "n3")])
+    with world.turn():
+        world.ledger.propose(world.ledger.term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, changed_to.encode())])
+    world.settle()
+    write(world, 3, 1)
+    world.snapshot()
+    with world.turn():
+        before, base = world.snapshots.compact()
+        again = world.snapshots.compact(needed=early)  # meanwhile a follower is known to lack entries
+    assert before < early < base == world.ledger.log.base_index
+    assert again == (base, base)
+    assert world.ledger.configuration == world.crash().ledger.configuration == changed_to
 
 
 def test_a_file_that_the_log_no_longer_continues_is_removed(tmp_path: Path) -> None:
