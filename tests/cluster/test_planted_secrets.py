@@ -184,7 +184,7 @@ class Driven:
             answer = error
         with answer:
             self.collected.append((path, str(answer.headers).encode() + answer.read()))
-            return int(answer.status)
+            return int(answer.status or 0)
 
     def client_file(self, name: str, **fields: object) -> str:
         """A file of a client that differs from the admin's; returns its path."""

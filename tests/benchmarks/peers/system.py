@@ -16,7 +16,7 @@ from typing import ClassVar, Final, TypeVar
 from tests.benchmarks.peers.figures import Work
 from tests.benchmarks.peers.load import LoadFailedError, LoadProgram, end_of
 
-NAMES: Final = ("n1", "n2", "n3")
+NAMES: Final[tuple[str, ...]] = ("n1", "n2", "n3")
 START_SECONDS_MAX: Final = 90.0
 LOOK_SECONDS: Final = 0.05
 END_SECONDS_MAX: Final = 10.0

@@ -167,7 +167,7 @@ def test_a_configuration_and_a_list_that_others_may_write_are_warnings(tmp_path:
 @pytest.mark.parametrize(
     ("token", "is_strong"),
     [
-        (Token.made()[1], True),
+        ("fct_k3qh4ct4gHdE_46brzMnALHdSjTwOhNeFrIvg1Z-5Jj4ewZGlE7NylIc", True),
         ("c" * 64, False),
         ("0123456789abcdef" * 2, False),
         ("0123456789abcdef" * 4, True),
