@@ -41,18 +41,18 @@ def test_the_interpreter_of_this_process_is_no_problem() -> None:
 @pytest.mark.parametrize(
     ("peers", "soft", "hard", "level", "said"),
     [
-        (2, 1024, 1 << 20, "ok", "a process may open 1,048,576 files, and a node with 2 peers takes 40"),
+        (2, 1024, 1 << 20, "ok", "a process may open 1,048,576 files, and a node with 2 peers takes 44"),
         (
             1,
             resource.RLIM_INFINITY,
             resource.RLIM_INFINITY,
             "ok",
-            "any number of files, and a node with 1 peer takes 34",
+            "any number of files, and a node with 1 peer takes 38",
         ),
-        (2, 64, 1 << 20, "warning", "a program embeds may open 64 files, and takes 40"),
-        (2, 100, 100, "warning", "a node has room for 60 clients"),
+        (2, 64, 1 << 20, "warning", "a program embeds may open 64 files, and takes 44"),
+        (2, 100, 100, "warning", "a node has room for 56 clients"),
         (2, 30, 30, "problem", "a process may open 30 files"),
-        (199, 1024, 1024, "problem", "a node with 199 peers takes 1222"),
+        (199, 1024, 1024, "problem", "a node with 199 peers takes 1226"),
     ],
 )
 def test_open_files_are_judged_by_what_a_node_takes(peers: int, soft: int, hard: int, level: str, said: str) -> None:

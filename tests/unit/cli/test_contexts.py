@@ -274,7 +274,7 @@ def test_an_unknown_context_says_who_named_it(shaped: Path) -> None:
         ("contexts: {a: {endpoints: [b:1]}, a: {endpoints: [b:2]}}\n", "contexts.yaml:1:35 contexts.a: duplicate key"),
         ("{current: [a]}\n", "contexts.yaml:1:11 current: give the name of one context"),
         ("current: b\ncontexts: {a: {endpoints: [b:1]}}\n", "contexts.yaml:1:10 current: there is no context 'b': th"),
-        ("x: !!python/object:os.system {}\n", "contexts.yaml:1:1 x: the tag tag:yaml.org,2002:python/object:os.s"),
+        ("x: !!python/object:os.system {}\n", "contexts.yaml:1:1 x: the tag that begins with ! has no meaning here"),
         ("&a [*a]\n", "contexts.yaml:1:1 there must be names"),
         ("[" * 1000, "contexts.yaml is nested too deeply"),
     ],
