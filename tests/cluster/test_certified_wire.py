@@ -227,7 +227,7 @@ def test_a_running_member_is_out_when_its_certificate_is_over_and_back_when_it_i
         assert ends < time.time() < ends + SKEW_SECONDS + 4.0
         assert cluster.wait_for_leader(other_than=name) in others
         load.goes_on()
-        assert any("is over since" in cluster.log_text(node) for node in others)
+        wait_until(lambda: any("is over since" in cluster.log_text(node) for node in others))
         cluster.certify(name, issued(name))
         wait_until(cluster.all_up)
         load.goes_on()
