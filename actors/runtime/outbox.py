@@ -125,19 +125,22 @@ class Outbox:
         boot = self.boots.get(to.node)
         if boot is None and type(message) is not Hello:
             return
-        if self.certificates is not None and isinstance(message, CARRIERS):
-            message = replace(message, statement=self.certificates.statement(to.node))
         self.number += 1
         sent = self.clock.boottime_ns()
-        frame = self.frame(to.actor, boot or 0, self.number, sent, message)
+        frame = self.frame(to.actor, boot or 0, self.number, sent, self.certified(message, to.node))
         if not self.transport.send_peer(to.node, encode(frame)):
             self.refusals.count(PEER_TAKES_NO_FRAME)
 
+    def certified(self, message: Any, node: str) -> Any:
+        """The message to a node, with the statement of this node's certificate if it is one that carries it."""
+        if self.certificates is None or not isinstance(message, CARRIERS):
+            return message
+        return replace(message, statement=self.certificates.statement(node))
+
     def send_answer(self, to: SenderAddress, message: Any) -> None:
         """Send an answer on the connection of its request."""
-        if self.certificates is not None and isinstance(message, CARRIERS):
-            message = replace(message, statement=self.certificates.statement(to.node))
         known = self.ledger.identity.boots.get(to.node) if to.node else None
-        frame = self.frame(to.actor, known[1] if known else 0, to.request, to.sent, message)
+        boot, whole = known[1] if known else 0, self.certified(message, to.node)
+        frame = self.frame(to.actor, boot, to.request, to.sent, whole)
         if not self.transport.send_answer(to.connection, frame):
             self.refusals.count(PEER_TAKES_NO_ANSWER if to.node else CLIENT_TAKES_NO_ANSWER)
