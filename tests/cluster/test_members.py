@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import select
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import BusyError, InvalidConfigError
 from forge_consensus.events.types import LogCommitted
@@ -123,7 +125,10 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         assert "during: 2 of 3 voters (n1, n2, n3), learners n4\n" in planned
         assert "after:  2 of 3 voters (n1, n2, n4)\nnothing was changed" in planned
         assert "n4" not in command(cluster, "list")
-        command(cluster, "add", f"n4={address}")
+        added = command(cluster, "add", f"n4={address}", "--learner")
+        assert added.endswith("after:  2 of 3 voters (n1, n2, n3), learners n4\n")
+        assert status_row(cluster, "n4")["role"] == status_row(cluster, "n4")["part"] == "learner"
+        assert "after:  3 of 4 voters (n1, n2, n3, n4)" in command(cluster, "promote", "n4")
         told: list[dict[str, Any]] = []
 
         def is_settled() -> bool:  # a follower may be asked, which hears a moment later that the change is committed
@@ -145,6 +150,21 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         assert "node 'n9' was not met at 127.0.0.1:1: start it there with --join, and add it then" in nobody
         command(cluster, "remove", "n4")
         assert "there is no member 'n4' to remove" in command(cluster, "remove", "n4", expect=78)
+
+
+def test_the_command_line_moves_a_member_and_does_not_wait_if_it_is_told_so() -> None:
+    with LocalCluster(3) as cluster:
+        name = next(each for each in ("n2", "n3") if each != cluster.wait_for_leader())
+        moved = cluster.move(name)
+        command(cluster, "update", name, "--address", moved)
+        assert f"{name} voter priority 0 {moved}" in " ".join(command(cluster, "list").replace("*", " ").split())
+        wait_for(lambda: status_of(cluster, name) == "active", SECONDS, "the leader to find the node that moved")
+        address = cluster.join("n4", None)
+        begun = command(cluster, "add", f"n4={address}", "--no-wait")
+        assert begun.endswith("after:  3 of 4 voters (n1, n2, n3, n4)\n")
+        wait_for(lambda: parts(cluster).get("n4") == "voter", SECONDS, "n4 to vote")
+        command(cluster, "remove", "n4", "--no-wait")
+        wait_for(lambda: "n4" not in parts(cluster), SECONDS, "n4 to be removed")
 
 
 def test_a_client_and_a_feed_that_were_given_one_node_outlive_it() -> None:
@@ -340,6 +360,22 @@ def test_the_leadership_goes_to_a_node_that_starts_again_as_soon_as_it_answers()
             client.transfer_leadership(target, timeout=0.5)
         cluster.restart(target)
         assert client.transfer_leadership(target) == target
+        other = client.step_down()
+        assert other == cluster.wait_for_leader() != target
+        asyncio.run(change_by_coroutines(cluster, target))
+
+
+async def change_by_coroutines(cluster: LocalCluster, target: str) -> None:
+    """Make every change of members and of the leader as one that awaits it; the target does not lead before."""
+    async with AsyncClient(cluster.endpoints, SECONDS, cluster.cluster_id) as client:
+        assert await client.transfer_leadership(target) == target == (await client.members()).leader
+        assert await client.step_down() == cluster.wait_for_leader() != target
+        plan = await client.add_node("n4", cluster.join("n4", None))
+        assert {each.id for each in plan.after.members} == {"n1", "n2", "n3", "n4"}
+        found = await client.members()
+        assert found.part_of("n4") == "voter"
+        await client.remove_node("n4")
+        assert (await client.members()).part_of("n4") == ""
 
 
 def test_twenty_transfers_under_load_refuse_nothing() -> None:

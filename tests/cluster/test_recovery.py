@@ -10,7 +10,9 @@ import pytest
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, SessionExpiredError
 from forge_consensus.testing.local.cluster import LocalCluster
+from tests.cluster.test_backup import serve
 from tests.worlds.command_line import run_command
+from tests.worlds.command_nodes import CommandNodes
 from tests.worlds.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,10 +38,12 @@ def test_scenario_66_a_survivor_goes_on_alone_and_an_old_node_is_fenced(tmp_path
         said = run_command("recover", "--data", str(data), "--yes")
         assert "n1 is the only member of cluster demo~" in said
 
-        cluster.restart("n1")
-        with Client([cluster.addresses["n1"]], SECONDS, cluster_id="demo") as other:
+        address = cluster.addresses["n1"]
+        with CommandNodes() as nodes, Client([address], SECONDS, cluster_id="demo") as other:
+            serve(nodes, "n1", address, data)  # its folder says who is a member, so no --peers and no --cluster
             assert other.get("k99") == 99
             assert [member.id for member in other.members().members] == ["n1"]
+        cluster.restart("n1")
         # The client lived through it. Its session is of the old cluster, so it opens another one by itself.
         assert incremented(client) == 2
 
