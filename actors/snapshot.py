@@ -293,7 +293,7 @@ class SnapshotActor(SnapshotSending):
         if offset == message.size:
             receipt.verify(sender)
             self.snapshots.incoming = None  # the job owns the file from here on
-            self.offload(receipt.receiver.finish, SnapshotReceived, receipt.receiver.abort)
+            self.offload(self.snapshots.pruning(receipt.receiver.finish), SnapshotReceived, receipt.receiver.abort)
 
     def begin_receiving(self, message: InstallSnapshot, leader: str) -> SnapshotReceipt:
         """Open the file of a snapshot, with the part of it that is there already.

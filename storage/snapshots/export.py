@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from forge_consensus.errors import SnapshotFailedError, StorageError
 from forge_consensus.process.interpreter import find_python
@@ -37,6 +37,9 @@ from forge_consensus.storage.snapshots.origin import origin
 from forge_consensus.storage.snapshots.rests import Rests
 
 Exporter = Callable[[], SnapshotInfo]
+
+NICE: Final = 10
+"""The niceness of the process."""
 
 
 class ExportProcess:
@@ -66,6 +69,8 @@ class ExportProcess:
             )
         except OSError as error:
             raise SnapshotFailedError(f"the exporter could not be started: {error}") from error
+        with suppress(OSError):  # it has ended
+            os.setpriority(os.PRIO_PROCESS, child.pid, NICE)  # before it imports anything: the node's turns come first
         with child:
             try:
                 self.child = child
@@ -161,7 +166,6 @@ def main(arguments: list[str]) -> int:
     """Write one snapshot and print where it is."""
     tables_path, folder, name, seconds_max = arguments
     signal.setitimer(signal.ITIMER_REAL, float(seconds_max) + 1.0)  # its default action ends an orphan
-    os.nice(10)  # the node's turns come first
     module, _, qualname = name.partition(":")
     machine: object = import_module(module)
     for part in qualname.split("."):

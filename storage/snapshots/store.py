@@ -61,6 +61,28 @@ class Installation:
     """The generation of tables that takes the state of a machine in the ledger."""
 
 
+@dataclass(frozen=True, slots=True)
+class PruningWrite:
+    """The job that makes a file durable with `write`, and then removes older ones.
+
+    It runs outside the node's thread, because a file system takes a quarter of a second to remove 1 GB. The new file
+    and the newest usable one are spared, because they need not be among the two newest: those may be files that were
+    never installed. A transfer that begins meanwhile is of the newest usable file too.
+    """
+
+    snapshots: Snapshots
+    write: Export
+
+    def __call__(self) -> SnapshotInfo:
+        """Write, then remove. Raises what `write` raises."""
+        info = self.write()
+        snapshots = self.snapshots
+        usable = [] if snapshots.newest is None else [snapshots.newest.path]
+        with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next job tries again
+            prune(snapshots.folder, spare=[*snapshots.in_use, *usable, info.path])
+        return info
+
+
 class Snapshots:
     """The snapshot files of one node, and their use: compaction, sending, installing.
 
@@ -113,7 +135,7 @@ class Snapshots:
         ledger, applier = self.ledger, self.ledger.applier
         self.compaction.check_file(self.newest)
         if applier.ledger_machine is not None:
-            return self.export
+            return self.pruning(self.export)
         if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
@@ -126,17 +148,18 @@ class Snapshots:
             whole = {**header, "sessions": packed(sessions)}
             return write_snapshot(self.folder, whole, chunks, self.keys, rests)
 
-        return write
+        return self.pruning(write)
+
+    def pruning(self, write: Export) -> PruningWrite:
+        """Return a job that makes a file durable with `write`, and then removes older ones."""
+        return PruningWrite(self, write)
 
     def taken(self, info: SnapshotInfo) -> None:
-        """Note that a snapshot is durable, and remove older files."""
+        """Note that a snapshot is durable."""
         info = replace(info, keys=self.keys)  # a helper process does not tell them
         if self.newest is None or info.index >= self.newest.index:
             self.newest = info
         self.ledger.snapshot_saved(info.index)
-        with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next snapshot tries again
-            # The newest usable file need not be among the two newest: those may be files that were never installed.
-            prune(self.folder, spare=[*self.in_use, self.newest.path])
 
     def compact(self, needed: int | None = None) -> tuple[int, int]:
         """Move the log's base up to the newest snapshot, less the trailing entries; returns (old base, new base).

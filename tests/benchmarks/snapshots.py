@@ -3,9 +3,10 @@
     python -m tests.benchmarks.snapshots [--bytes 1GB] [--machine kv|own] [--rate 2000] [--breaks 10] [--folder DIR]
 
 One JSON line. Three nodes hold the state; their logs are short. A client writes small values at a fixed rate, alone
-and while all three nodes take a snapshot at once; then a fourth joins while the writes go on. In a second cluster a
-node that lacks the snapshot gets it over a link that breaks so many times; `sent_ratio` is what the leader sent to it,
-heartbeats included, as a multiple of the snapshot. All nodes share this machine and its disk.
+and while all three nodes write a snapshot, begun a second after one another, because nodes do not look at the same
+moment whether one is due; then a fourth joins while the writes go on. In a second cluster a node that lacks the
+snapshot gets it over a link that breaks so many times; `sent_ratio` is what the leader sent to it, heartbeats included,
+as a multiple of the snapshot. All nodes share this machine and its disk.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ WARM_SECONDS: Final = 15.0
 """How long writes are measured without a snapshot."""
 SWEPT_SECONDS: Final = 20.0
 """After this time the log that made the state is deleted, which is no cost of the snapshot that is measured."""
+APART_SECONDS: Final = 1.0
+"""How much later than the one before it each node begins its snapshot."""
 FILL_PAGES: Final = 200
 OWN: Final = "own"
 SMALL_PAGES: Final = 1 << 40
@@ -180,15 +183,16 @@ def loaded(machine: str, size: int, folder: Path | None, *, proxy: bool) -> Iter
 
 
 def take_snapshots(cluster: LocalCluster) -> float:
-    """Have all nodes take a snapshot at once; returns how many seconds the slowest took."""
+    """Have all nodes take a snapshot; returns how many seconds passed until the last one had."""
     began = time.perf_counter()
 
-    def take(name: str) -> None:
+    def take(place: int, name: str) -> None:
+        time.sleep(place * APART_SECONDS)
         with cluster.client(timeout=120.0) as client:
             client.snapshot(cluster.addresses[name], STATE_SECONDS_MAX)
 
     with ThreadPoolExecutor() as threads:
-        list(threads.map(take, cluster.names))
+        list(threads.map(take, range(len(cluster.names)), cluster.names))
     return time.perf_counter() - began
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
+from forge_consensus.storage.snapshots.store import PruningWrite
 
 STOPPING_STEPS = ("write", "flush", "rename", "flush folder")
 """The steps after which a process may be ended, or at which the disk may be made to fail."""
@@ -154,6 +155,7 @@ class SimulatedFiles:
 
 def close_file_of(job: Callable[[], Any]) -> None:
     """Close the file of a job that will not run, as the end of its process would; the file stays on the disk."""
-    receiver = getattr(job, "__self__", None)
+    work = job.write if isinstance(job, PruningWrite) else job
+    receiver = getattr(work, "__self__", None)
     if isinstance(receiver, SnapshotReceiver):
         receiver.file.close()

@@ -172,6 +172,34 @@ def test_the_newest_two_snapshot_files_are_kept(tmp_path: Path) -> None:
     assert list_snapshots(world.folder) == [infos[3].path, infos[2].path]
 
 
+def test_older_files_are_removed_by_the_job_and_not_in_a_turn(tmp_path: Path) -> None:
+    world = World("memory", tmp_path)
+    world.lead()
+    infos = []
+    for _ in range(2):
+        world.do(increment("n"))
+        infos.append(world.snapshot())
+    world.snapshots.newest = infos[0]  # the file of the second was received and never installed
+    world.do(increment("n"))
+    with world.turn():
+        world.snapshots.prepare()
+    with world.turn():
+        job = world.snapshots.capture()
+    third = job()
+    assert list_snapshots(world.folder) == [third.path, infos[1].path, infos[0].path], "the usable one is spared"
+    world.snapshots.newest = third
+    world.do(increment("n"))
+    with world.turn():
+        world.snapshots.prepare()
+    with world.turn():
+        job = world.snapshots.capture()
+    fourth = job()
+    assert list_snapshots(world.folder) == [fourth.path, third.path], "before the turn in which the node hears of it"
+    with world.turn():
+        world.snapshots.taken(fourth)
+    assert list_snapshots(world.folder) == [fourth.path, third.path]
+
+
 # --- installing ------------------------------------------------------------------------------------------------------
 
 
