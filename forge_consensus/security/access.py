@@ -65,8 +65,13 @@ class Token:
 
     @classmethod
     def made(cls, ends_ms: int = NEVER_MS) -> tuple[Token, str]:
-        """Return a new token, and its text of 256 random bits, which is shown once and stored nowhere."""
+        """Return a new token, and its text of 256 random bits, which is shown once and stored nowhere.
+
+        Its id does not begin with a dash, because a command would take that for an option.
+        """
         name, secret = token_urlsafe(TOKEN_BYTES)[:TOKEN_ID_CHARS], token_urlsafe(TOKEN_BYTES)
+        while name.startswith("-"):
+            name = token_urlsafe(TOKEN_BYTES)[:TOKEN_ID_CHARS]
         return cls(name, digest_of(secret), ends_ms), f"{TOKEN_MARK}{name}_{secret}"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.security.access import AccessList, Principal, Rule, Token
+from forge_consensus.security.access import TOKEN_MARK, AccessList, Principal, Rule, Token
 from forge_consensus.security.access_file import access_of_data, data_of_access, read_access_file
 from forge_consensus.security.curve import KeyPair
 from forge_consensus.security.permissions import GRANTED, ROLES, Permission
@@ -32,6 +32,13 @@ def test_a_key_belongs_to_one_principal_until_it_is_revoked() -> None:
     again = without.with_principal(admin)
     assert again.of_key(KEYS[0]) is None, "a revoked key stays so, whoever lists it"
     assert AccessList([replace(admin, keys=(KEYS[1],))], [KEYS[1]]).of_key(KEYS[1]) is None
+
+
+def test_the_id_of_a_token_can_stand_on_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [letter * 43 for letter in "-s-t"]
+    monkeypatch.setattr("forge_consensus.security.access.token_urlsafe", lambda length: drawn.pop(0))
+    token, text = Token.made()
+    assert (token.id, text) == ("t" * 12, f"{TOKEN_MARK}{'t' * 12}_{'s' * 43}")
 
 
 @pytest.mark.parametrize(
