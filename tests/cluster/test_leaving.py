@@ -25,7 +25,7 @@ def test_a_leader_that_gets_sigterm_hands_over_first_and_nothing_is_refused() ->
             cluster.restart(leader)
             cluster.wait_serving(leader)
             time.sleep(1.0)
-    assert min(gaps) < 0.5, "an election takes an election timeout and more"
+    assert sorted(gaps)[1] < 0.5, f"an election takes an election timeout and more: {gaps}"
 
 
 def test_removed_nodes_exit_when_asked_to_and_a_later_member_of_their_id_does_not() -> None:
