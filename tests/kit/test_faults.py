@@ -263,6 +263,16 @@ def test_a_flipped_bit_is_noticed_at_the_next_start(table: str) -> None:
         ruined(world, name, "CorruptionError")
 
 
+def test_a_flipped_bit_is_noticed_although_the_node_starts_many_times() -> None:
+    with led() as world:
+        name = follower(world).name
+        world.crash(name)
+        world.cluster.flip_record(name, "meta", b"identity", 3, 3)
+        world.cluster.count_boots(name, 10)
+        world.restart(name)
+        ruined(world, name, "CorruptionError")
+
+
 def test_a_pause_within_a_slow_turn_adds_no_time() -> None:
     with led() as world:
         node = follower(world)

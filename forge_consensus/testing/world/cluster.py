@@ -334,7 +334,10 @@ class SimulatedCluster:
             self.failure = self.failure or error
 
     def count_boots(self, name: str, times: int) -> None:
-        """Let a node that is down start so many times, and end each time before it has opened its ledger."""
+        """Let a node that is down start so many times, and end each time before it has opened its ledger.
+
+        A ruined disk may refuse that; then it is left to `restart` to tell.
+        """
         node = self.nodes[name]
         node.boots += 1
         chance = self.timeline.chance(f"{name} boots {node.boots}")
@@ -342,7 +345,12 @@ class SimulatedCluster:
         tables.tables = node.disk
         for _ in range(times):
             identity, batch = Identity(tables, name, "simulation"), Batch()
-            identity.open(lambda: f"{chance.getrandbits(64):016x}", batch)
+            try:
+                identity.open(lambda: f"{chance.getrandbits(64):016x}", batch)
+            except CorruptionError:
+                if name not in self.suspect:
+                    raise
+                return
             tables.commit(batch)
 
     def skip(self, name: str, skip: Skip | None) -> None:
