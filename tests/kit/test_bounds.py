@@ -10,8 +10,9 @@ from loguru import logger
 
 from forge_consensus.actors.messages import Results
 from forge_consensus.storage.backends.memory import QUOTA_BYTES
-from forge_consensus.storage.ledger.record import Kind, encode
+from forge_consensus.storage.ledger.record import Kind, encode, parse
 from forge_consensus.storage.machines.sessions import EXPIRED, OUTCOMES_MAX, SESSIONS_MAX, TTL_BYTES, Sessions
+from forge_consensus.testing.rules.bound_rules import is_of_client
 from forge_consensus.testing.rules.session_rules import SessionRules
 from forge_consensus.testing.rules.violations import ViolationError
 from forge_consensus.testing.simulator.conditions import QUOTA_RESERVE_BYTES, Conditions
@@ -98,3 +99,10 @@ def test_a_store_that_reached_its_quota_grows_again_when_the_faults_end() -> Non
         assert len(simulation.cluster.running()) == 3
     with world(quota_bytes=quota_bytes) as simulation:
         simulation.run()
+
+
+def test_the_bound_of_what_waits_is_for_what_clients_ask() -> None:
+    """The command by which leases expire is the leader's own, and comes however much waits."""
+    entries = [(Kind.COMMAND, 7), (Kind.SESSION, 0), (Kind.COMMAND, 0), (Kind.NOOP, 0), (Kind.CONFIGURATION, 0)]
+    of_clients = [is_of_client(parse(2, encode(2, 1, kind, 0, session))) for kind, session in entries]
+    assert of_clients == [True, True, False, False, False]

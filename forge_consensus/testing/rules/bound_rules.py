@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from forge_consensus.actors.messages import ReadResults, Results, SnapshotReply
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES
-from forge_consensus.storage.ledger.record import Kind, kind_of, term_of
+from forge_consensus.storage.ledger.record import Kind, Record, parse
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.network import Connection
@@ -16,8 +16,6 @@ REFUSALS_MAX = 40
 """A follower refuses snapshots no more often in a while, on one connection: network faults deliver some twice."""
 CHUNK_TIMEOUTS = 10
 """How long that while is. With pauses that double, a leader tries again four times in it."""
-PROPOSED = frozenset({Kind.COMMAND, Kind.SESSION})
-"""The kinds of entries that a leader proposes for clients."""
 
 
 @dataclass(slots=True)
@@ -67,15 +65,20 @@ def check_answer(node: SimulatedBase, message: Results | ReadResults) -> None:
 
 
 def check_backlog(node: SimulatedBase) -> None:
-    """Demand that a leader took no command for which its state machine has no room."""
+    """Demand that a leader took no command of a client for which its state machine has no room."""
     ledger, most = node.engine.ledger, node.engine.settings.backlog_entries_max
     log, waits = ledger.log, ledger.log.last - ledger.applier.index
     if waits <= most:
         return
-    newest = log.get(log.last)
+    newest = parse(log.last, log.get(log.last))
     demand(
-        term_of(newest) != ledger.leading_term or kind_of(newest) not in PROPOSED,
+        newest.term != ledger.leading_term or not is_of_client(newest),
         "backlog",
         f"{node.name}, leading {ledger.leading_term}, takes command {log.last} while it has applied "
         f"{ledger.applier.index} only: {waits} entries wait for the state machine, at most {most} may",
     )
+
+
+def is_of_client(entry: Record) -> bool:
+    """Whether a leader proposed an entry for a client; a command in no session is its own, by which leases expire."""
+    return entry.kind == Kind.SESSION or (entry.kind == Kind.COMMAND and entry.session != 0)
