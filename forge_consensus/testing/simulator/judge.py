@@ -58,6 +58,8 @@ class Judge:
         """Names the entry of a session's command, if some machine has applied it."""
         self.committed_at: Callable[[float], int] = lambda moment: 0
         """Returns the commit index of the cluster at a moment, which every node's stale reads are measured by."""
+        self.clock_error: Callable[[], float] = lambda: 0.0
+        """Returns by how many seconds ages may be wrong because simulated clocks are, see `ClockErrors`."""
         self.turned_away: list[tuple[Operation, float]] = []
         self.answers = 0
 
@@ -105,7 +107,7 @@ class Judge:
         """Check that a stale read covers what was committed `stale_ms` before it began. Raises `ViolationError`."""
         if stale_ms >= NEVER_MS:
             return
-        moment = operation.began - stale_ms / 1000 * (1 + CLOCK_ERROR_MAX) - AGE_SLACK_SECONDS
+        moment = operation.began - stale_ms / 1000 * (1 + CLOCK_ERROR_MAX) - AGE_SLACK_SECONDS - self.clock_error()
         known = self.committed_at(moment)
         demand(
             applied >= known,

@@ -20,6 +20,7 @@ from forge_consensus.testing.rules.agreement import (
     counting_state,
     named,
 )
+from forge_consensus.testing.rules.clock_errors import ClockErrors
 from forge_consensus.testing.rules.event_order import EventOrder
 from forge_consensus.testing.rules.invariants import Invariants
 from forge_consensus.testing.rules.machine_cost import CostOfMachine
@@ -127,7 +128,7 @@ class Simulation(HandMoves):
             state = state or (counting_state if plan.own_machine else None)
         self.state_machine = machine_maker(state_machine)
         self.state, self.agreement = state, Agreement(state)
-        self.invariants = Invariants()
+        self.invariants, self.clock_errors = Invariants(), ClockErrors()
         self.agreement.observe = self.invariants.applies
         self.invariants.sessions.sessions_max = plan.conditions.bounds.sessions_max
         self.keys = KeyWatch(plan, self.invariants) if isinstance(self.workload, LeasedKeysWorkload) else None
@@ -195,7 +196,7 @@ class Simulation(HandMoves):
 
     def watchers(self) -> list[Watcher]:
         """Return those that observe every node: the invariants, and the rules of what this run has besides."""
-        found: list[Watcher] = [self.invariants]
+        found: list[Watcher] = [self.invariants, self.clock_errors]
         if self.keys is not None:
             found.append(self.keys.histories)
         return found if self.access is None else [*found, self.access.lists]
@@ -211,6 +212,7 @@ class Simulation(HandMoves):
         if self.keys is not None:
             judge, self.agreement.first = KeyJudge(self.workload, self.keys.log), self.keys.log.applies
         judge.entry_of, judge.committed_at = self.entry_of, self.invariants.committed_by
+        judge.clock_error = lambda: self.clock_errors.seconds
         return judge
 
     def make_clients(self, workload: Workload) -> list[SimulatedClient]:

@@ -79,6 +79,8 @@ class SimulatedClock(Clock):
         self.ahead = 0.0
         self.origin = chance.uniform(1.0, 1e6)
         self.rate = 1.0 + chance.uniform(-drift_max, drift_max)
+        self.slowest = self.fastest = self.rate
+        """The rates that it has had."""
         self.skew_ms = chance.randint(-2000, 2000)
         self.creep = 0.0
         """The milliseconds by which the wall clock gets wronger in each millisecond."""
@@ -91,6 +93,15 @@ class SimulatedClock(Clock):
         """Change the rate of the clock from this moment on; its reading neither jumps nor goes back."""
         self.origin += (self.timeline.now + self.ahead) * (self.rate - rate)
         self.rate = rate
+        self.slowest, self.fastest = min(self.slowest, rate), max(self.fastest, rate)
+
+    def reading_at(self, moment: float) -> float:
+        """Return what `reading` is at a moment of the timeline, outside a turn, if the rate stays as it is."""
+        return self.origin + moment * self.rate
+
+    def apart(self, other: SimulatedClock) -> float:
+        """Return by what part this clock and another may have run apart, at most, by the rates that they have had."""
+        return max(self.fastest / other.slowest, other.fastest / self.slowest) - 1.0
 
     def boottime_ns(self) -> int:
         """Return nanoseconds since the host started."""
