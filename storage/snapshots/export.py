@@ -38,8 +38,8 @@ from forge_consensus.storage.snapshots.rests import Rests
 
 Exporter = Callable[[], SnapshotInfo]
 
-NICE: Final = 10
-"""The niceness of the process."""
+NICER: Final = 10
+"""By how much nicer the process is than the node: the node's turns come first."""
 
 
 class ExportProcess:
@@ -69,8 +69,8 @@ class ExportProcess:
             )
         except OSError as error:
             raise SnapshotFailedError(f"the exporter could not be started: {error}") from error
-        with suppress(OSError):  # it has ended
-            os.setpriority(os.PRIO_PROCESS, child.pid, NICE)  # before it imports anything: the node's turns come first
+        with suppress(OSError):  # it has ended; done here, because it would import everything before it could do it
+            os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICER)
         with child:
             try:
                 self.child = child

@@ -67,7 +67,8 @@ class PruningWrite:
 
     It runs outside the node's thread, because a file system takes a quarter of a second to remove 1 GB. The new file
     and the newest usable one are spared, because they need not be among the two newest: those may be files that were
-    never installed. A transfer that begins meanwhile is of the newest usable file too.
+    never installed. A transfer that begins meanwhile is of the newest usable file too. What it reads of `snapshots` the
+    node's thread only ever replaces as a whole.
     """
 
     snapshots: Snapshots

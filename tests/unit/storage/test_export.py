@@ -17,7 +17,7 @@ from forge_consensus.errors import SnapshotFailedError
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.storage.snapshots import export
-from forge_consensus.storage.snapshots.export import export_in_process
+from forge_consensus.storage.snapshots.export import NICER, ExportProcess, export_in_process
 from forge_consensus.storage.snapshots.file import verify
 from tests.worlds.ledger_world import World, put
 from tests.worlds.slow_machines import FailingMachine, SlowMachine
@@ -161,3 +161,11 @@ def test_an_orphan_ends_itself(world: World) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", export.__name__, *arguments]
     assert subprocess.run(command, env=environment, timeout=20, check=False).returncode == -signal.SIGALRM
+
+
+def test_the_exporter_is_nicer_than_the_node_before_it_does_anything(tmp_path: Path) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    script = "import json, os, sys; sys.stdin.read(); nice = os.getpriority(os.PRIO_PROCESS, 0)"
+    told = 'print(json.dumps({"path": "x", "index": nice, "term": 1, "size_bytes": 1}))'
+    job = ExportProcess([sys.executable, "-c", f"{script}; {told}"], tmp_path, 60.0)
+    assert job().index == min(19, own + NICER)
