@@ -1,4 +1,4 @@
-"""``make bench`` for half a second: this system alone, with all that it writes."""
+"""The benchmarks for a moment each, of this system alone: that they run, and what they write."""
 
 from __future__ import annotations
 
@@ -8,36 +8,33 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from tests.benchmarks.peers.rounds import LATE
 from tests.worlds.source_tree import ROOT
 
 SECONDS_MAX = 100.0
 
 
-def test_this_system_alone_is_measured(tmp_path: Path) -> None:
-    options = {
-        "systems": "own",
-        "rounds": 1,
-        "seconds": 0.25,
-        "outstanding": "1,64",
-        "folder": tmp_path,
-        "out": tmp_path,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.peers", *(f"--{name}={value}" for name, value in options.items())],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_MAX,
-        check=False,
-    )
+def carried_out(module: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark with these options, and demand that it ends well."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_this_system_alone_is_measured(tmp_path: Path) -> None:
+    done = carried_out(
+        "peers", systems="own", rounds=1, seconds=0.25, outstanding="1,64", folder=tmp_path, out=tmp_path
+    )
     assert "round 1 of 1, forge-consensus: 64 at once, " in done.stderr
     assert "floor: durable commit of LMDB: p50 " in done.stdout
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert [(run["round"], run["outstanding"]) for run in found["runs"]] == [(1, 1), (1, 64)]
     for run in found["runs"]:
         assert run["count"] > 0
-        assert (run["failed"], run["note"]) == (0, "")
+        assert run["failed"] == 0
+        assert run["note"] in {"", LATE}, "a busy machine looks late at what was used"
         assert run["p50_ms"] <= run["p99_ms"] <= run["max_ms"]
         assert 0 < run["flushes_per_write"] < 10
     assert ET.parse(tmp_path / "benchmark.svg").getroot().tag.endswith("svg")

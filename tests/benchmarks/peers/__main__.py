@@ -65,7 +65,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="for data; default: %(default)s"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmark", help="default: build/benchmark")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="default: build/bench")
     return parser.parse_args()
 
 

@@ -58,19 +58,18 @@ class Sample:
     """Processor seconds of this process."""
     machine: float
     flushes: int | None
+    asked_at: float
+    """When the system had told its flushes; a busy one takes its time for that."""
 
 
 def sample(system: System, client: int | None) -> Sample:
-    """Look at what a system and its client have used."""
+    """Look at what a system and its client have used; the kernel is asked first, because it answers at once."""
+    at = time.perf_counter()
+    used = {name: cpu_seconds(pid) for name, pid in system.pids().items()}
+    of_client = None if client is None else cpu_seconds(client)
+    this, machine = sum(os.times()[:2]), busy_seconds()
     flushes = system.flushes()
-    return Sample(
-        at=time.perf_counter(),
-        nodes={name: cpu_seconds(pid) for name, pid in system.pids().items()},
-        client=None if client is None else cpu_seconds(client),
-        this=sum(os.times()[:2]),
-        machine=busy_seconds(),
-        flushes=flushes,
-    )
+    return Sample(at, used, of_client, this, machine, flushes, time.perf_counter())
 
 
 def measure(system: System, work: Work, number: int) -> Run:
@@ -91,17 +90,20 @@ def measure(system: System, work: Work, number: int) -> Run:
 def run_of(
     system: str, number: int, outstanding: int, leader: str, loaded: Loaded, samples: tuple[Sample, Sample], note: str
 ) -> Run:
-    """Return what a load found, with what was used between two samples."""
+    """Return what a load found, with what was used between two samples for each write of that time."""
     before, after = samples
     used = {name: after.nodes[name] - before.nodes[name] for name in after.nodes}
     client = None if after.client is None or before.client is None else after.client - before.client
     followers = [seconds for name, seconds in used.items() if name != leader]
-    seen = after.at - before.at
-    late = seen < SEEN_SHARE * loaded.seconds
+    seen, asked = after.at - before.at, after.at - before.asked_at
+    late = min(seen, asked) < SEEN_SHARE * loaded.seconds
     flushed = None if before.flushes is None or after.flushes is None else after.flushes - before.flushes
 
+    def writes_in(seconds: float) -> float:
+        return max(1.0, loaded.count * min(1.0, seconds / loaded.seconds))
+
     def each_us(seconds: float) -> float:
-        return round(seconds / loaded.count * 1e6, 1)
+        return round(seconds / writes_in(seen) * 1e6, 1)
 
     return Run(
         system=system,
@@ -115,9 +117,9 @@ def run_of(
         max_ms=loaded.max_ms,
         failed=loaded.failed,
         leader_us=each_us(used[leader]),
-        follower_us=each_us(sum(followers) / len(followers)),
+        follower_us=each_us(sum(followers) / max(len(followers), 1)),
         client_us=None if client is None else each_us(client),
-        flushes_per_write=None if flushed is None or flushed < 0 else round(flushed / loaded.count, 4),
+        flushes_per_write=None if flushed is None or flushed < 0 else round(flushed / writes_in(asked), 4),
         others_percent=others_percent(
             after.machine - before.machine,
             [*used.values(), client or 0.0, after.this - before.this],

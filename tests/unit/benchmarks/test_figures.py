@@ -39,9 +39,11 @@ def test_rounds_of_one_system_and_number_are_one_summary() -> None:
     assert found["etcd", 64].client_us is None
 
 
-def sample_at(at: float, leader: float, others: float, flushes: int | None, client: float | None = None) -> Sample:
+def sample_at(
+    at: float, leader: float, others: float, flushes: int | None, client: float | None = None, asked: float = 0.0
+) -> Sample:
     nodes = {"n1": others, "n2": leader, "n3": others / 2}
-    return Sample(at=at, nodes=nodes, client=client, this=at / 100, machine=at, flushes=flushes)
+    return Sample(at, nodes, client, at / 100, at, flushes, asked or at)
 
 
 LOADED = Loaded(count=1000, seconds=4.0, p50_ms=1.0, p99_ms=2.0, max_ms=3.0, failed=5)
@@ -61,6 +63,15 @@ def test_a_look_that_came_too_late_is_noted() -> None:
     assert run_of("own", 1, 1, "n2", LOADED, samples, "the leader changed").note == f"the leader changed; {LATE}"
     samples = (sample_at(10.3, 1.0, 1.0, 100), samples[1])
     assert run_of("own", 1, 1, "n2", LOADED, samples, "").note == ""
+
+
+def test_what_was_seen_of_a_part_of_the_work_is_divided_among_the_writes_of_that_part() -> None:
+    samples = (sample_at(12.0, 1.0, 1.0, 100, 2.0, asked=13.0), sample_at(14.0, 1.5, 1.2, 225, 2.25))
+    run = run_of("own", 1, 64, "n2", LOADED, samples, "")
+    assert (run.leader_us, run.follower_us, run.client_us) == (1000.0, 300.0, 500.0)
+    assert run.flushes_per_write == 0.5
+    assert run.note == LATE
+    assert (run.count, run.per_second) == (1000, 250.0), "the load itself was seen from its beginning"
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 5), (5, None), (9, 5)])
