@@ -57,7 +57,9 @@ def restarted(cluster: LocalCluster, name: str, *, kill: bool) -> tuple[float, f
 
 def measure(entries: int, nodes: int) -> dict[str, Any]:
     """Build the log and restart; returns the line to print."""
-    with LocalCluster(nodes, storage=StorageSettings(snapshot_entries=NEVER)) as cluster:
+    with LocalCluster(
+        nodes, storage=StorageSettings(snapshot_entries=NEVER, snapshot_log_bytes=NEVER << 10)
+    ) as cluster:
         lasted = build(cluster, entries)
         cluster.wait_until_settled(*cluster.names)
         name = cluster.wait_for_leader()
