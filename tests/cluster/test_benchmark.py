@@ -8,7 +8,10 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.peers.rounds import LATE
+from tests.benchmarks.stages import STAGES
 from tests.worlds.source_tree import ROOT
 
 SECONDS_MAX = 100.0
@@ -41,3 +44,15 @@ def test_this_system_alone_is_measured(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"benchmark.json", "benchmark.svg"}, (
         "folders of nodes are gone"
     )
+
+
+def test_a_command_is_followed_through_its_stages(tmp_path: Path) -> None:
+    done = carried_out("stages", seconds=0.5, outstanding="1,64", out=tmp_path)
+    alone, many = json.loads((tmp_path / "stages.json").read_text())["measured"]
+    assert alone["calls"]["followed"] > alone["calls"]["all"] / 2 > 0
+    stages = {each["stage"]: each["mean_us"] for each in alone["stages"]}
+    parts = [stages[name] for name in STAGES]
+    assert sum(parts) == pytest.approx(stages["whole"], abs=1.0)
+    assert stages["whole"] < 1e6 / alone["per_second"] * 1.5
+    assert many["leader"]["commands a flush"] > 1.5 > alone["leader"]["commands a flush"]
+    assert "follower's flush" in done.stdout
