@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import growth
 from tests.benchmarks.peers.rounds import LATE
 from tests.benchmarks.stages import STAGES
 from tests.worlds.source_tree import ROOT
@@ -56,3 +57,20 @@ def test_a_command_is_followed_through_its_stages(tmp_path: Path) -> None:
     assert stages["whole"] < 1e6 / alone["per_second"] * 1.5
     assert many["leader"]["commands a flush"] > 1.5 > alone["leader"]["commands a flush"]
     assert "follower's flush" in done.stdout
+
+
+def test_growth_is_plotted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(growth, "OUTSTANDING", (1, 64))
+    monkeypatch.setattr(sys, "argv", ["growth", "--only=outstanding", "--seconds=0.2", f"--out={tmp_path}"])
+    growth.main()
+    found = json.loads((tmp_path / "growth.json").read_text())["measured"]
+    assert [each["at"] for each in found["outstanding"]] == [1, 64]
+    assert all(each["runs"][0]["count"] > 0 for each in found["outstanding"])
+    assert ET.parse(tmp_path / "growth.svg").getroot().tag.endswith("svg")
+
+
+def test_sessions_are_opened_by_one_connection() -> None:
+    with growth.running(nodes=1) as system:
+        before = system.cluster.status("n1")["last_applied"]
+        growth.open_sessions(system, 250)
+        assert system.cluster.status("n1")["last_applied"] == before + 250, "each is an entry of the log"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from forge_consensus.errors import ConsensusError
 from forge_consensus.testing.local.cluster import LocalCluster
@@ -16,7 +16,13 @@ from tests.benchmarks.peers.system import System
 
 
 class Own(System):
-    """A `LocalCluster` of processes."""
+    """A `LocalCluster` of processes.
+
+    Args:
+        folder: an empty folder for all that they write; whoever made it removes it.
+        options: further arguments of the cluster, for other benchmarks that measure as this one does.
+
+    """
 
     name: ClassVar = "own"
     title: ClassVar = "forge-consensus"
@@ -24,9 +30,9 @@ class Own(System):
     client: ClassVar = "Client, in Python"
     install: ClassVar = "make setup"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder)
-        self.cluster = LocalCluster(folder=folder)
+        self.cluster = LocalCluster(folder=folder, **options)
 
     @classmethod
     def missing(cls) -> str:
