@@ -1,9 +1,11 @@
-"""How long a client waits for its next acknowledged write after the leader was killed, or stopped; default options.
+"""How long a client waits for its next acknowledged write after the leader has fallen; default options.
 
-    python -m tests.benchmarks.failover [--rounds 20] [--pause]
+    python -m tests.benchmarks.failover [--rounds 20] [--pause | --cut]
 
-One JSON line a run: milliseconds from the signal to the next acknowledged write, as a client with default settings sees
-it that writes one key after the other all the time; so one command is under way when the leader falls.
+The leader is killed, or stopped, or its host is gone: each node has a network of its own then, and the leader's cable
+is pulled, which nothing tells the others (needs root). One JSON line a run: milliseconds from that moment to the next
+acknowledged write, as a client with default settings sees it that writes one key after the other all the time; so one
+command is under way when the leader falls.
 """
 
 from __future__ import annotations
@@ -12,13 +14,19 @@ import argparse
 import json
 import random
 import signal
+import sys
 import threading
 import time
-from typing import Any, Self
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
 
 from forge_consensus.client.sync import Client
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.node_process import NodeProcess
+from tests.cluster.siege.namespaces import SpacedCluster, Switch, no_namespaces
 
 SETTLE_SECONDS = 2.0
 ANSWER_SECONDS_MAX = 15.0
@@ -73,10 +81,83 @@ def percentile(values: list[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
-def measure(rounds: int, *, pause: bool) -> dict[str, Any]:
+class Fall(ABC):
+    """A way in which a leader falls and comes back."""
+
+    name: ClassVar[str]
+    """What it is called in the line."""
+
+    @contextmanager
+    def cluster(self) -> Iterator[LocalCluster]:
+        """The cluster whose leader falls."""
+        with LocalCluster() as cluster:
+            yield cluster
+
+    @abstractmethod
+    def strike(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it fall."""
+
+    @abstractmethod
+    def repair(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it come back."""
+
+
+class Killed(Fall):
+    """The process is killed; the kernel closes its connections."""
+
+    name: ClassVar = "SIGKILL"
+
+    def strike(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it fall."""
+        leader.signal(signal.SIGKILL)
+
+    def repair(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it come back."""
+        leader.kill()
+        leader.start()
+
+
+class Stopped(Fall):
+    """The process stands still; its kernel keeps its connections."""
+
+    name: ClassVar = "SIGSTOP"
+
+    def strike(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it fall."""
+        leader.signal(signal.SIGSTOP)
+
+    def repair(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it come back."""
+        leader.resume()
+
+
+class Unplugged(Fall):
+    """Its host is gone: not even its kernel answers."""
+
+    name: ClassVar = "cable pulled"
+
+    @contextmanager
+    def cluster(self) -> Iterator[LocalCluster]:
+        """The cluster whose leader falls."""
+        if reason := no_namespaces():
+            sys.exit(f"no network namespaces: {reason}")
+        with Switch(["n1", "n2", "n3"]) as switch, SpacedCluster(switch) as cluster:
+            yield cluster
+
+    def strike(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it fall."""
+        assert isinstance(cluster, SpacedCluster), "it was made here"
+        cluster.switch.plug(leader.name, "down")
+
+    def repair(self, cluster: LocalCluster, leader: NodeProcess) -> None:
+        """Let it come back."""
+        cluster.heal()
+
+
+def measure(rounds: int, fall: Fall) -> dict[str, Any]:
     """Run the rounds; returns the line to print."""
     took: list[float] = []
-    with LocalCluster() as cluster:
+    with fall.cluster() as cluster:
         client = cluster.client(timeout=ANSWER_SECONDS_MAX)
         for _ in range(rounds):
             leader = cluster.process("leader")
@@ -84,21 +165,16 @@ def measure(rounds: int, *, pause: bool) -> dict[str, Any]:
                 writing.next_after(time.perf_counter())
                 time.sleep(random.uniform(0.1, 0.3))
                 began = time.perf_counter()
-                leader.signal(signal.SIGSTOP if pause else signal.SIGKILL)
+                fall.strike(cluster, leader)
                 took.append((writing.next_after(began + FALLEN_SECONDS) - began) * 1000)
-            if not pause:
-                leader.kill()
-            if pause:
-                leader.resume()
-            else:
-                leader.start()
+            fall.repair(cluster, leader)
             time.sleep(SETTLE_SECONDS)
             cluster.wait_until_settled(*cluster.names)
     options = RaftSettings()
     return {
         "system": "forge-consensus",
         "work": "failover",
-        "signal": "SIGSTOP" if pause else "SIGKILL",
+        "signal": fall.name,
         "rounds": rounds,
         "p50_ms": round(percentile(took, 0.5), 1),
         "p99_ms": round(percentile(took, 0.99), 1),
@@ -114,9 +190,12 @@ def main() -> None:
     """Measure as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--pause", action="store_true", help="SIGSTOP the leader instead of killing it")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--pause", action="store_true", help="SIGSTOP the leader instead of killing it")
+    ways.add_argument("--cut", action="store_true", help="pull the cable of its network namespace")
     arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.rounds, pause=arguments.pause)), flush=True)
+    fall = Unplugged() if arguments.cut else Stopped() if arguments.pause else Killed()
+    print(json.dumps(measure(arguments.rounds, fall)), flush=True)
 
 
 if __name__ == "__main__":

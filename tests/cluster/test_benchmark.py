@@ -74,3 +74,13 @@ def test_sessions_are_opened_by_one_connection() -> None:
         before = system.cluster.status("n1")["last_applied"]
         growth.open_sessions(system, 250)
         assert system.cluster.status("n1")["last_applied"] == before + 250, "each is an entry of the log"
+
+
+def test_windows_of_an_endurance_run_are_told_with_memory_and_rest() -> None:
+    done = carried_out("endurance", entries=2_000, window=0.3, outstanding=64, idle=0.3)
+    *windows, whole = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(each["entries"] for each in windows) == whole["entries"] >= 2_000
+    assert all(0 < each["p50_ms"] <= each["p99_ms"] <= each["max_ms"] for each in windows)
+    for rest in (whole["idle_before"], whole["idle_after"]):
+        assert set(rest["rss_anon_mib"]) == set(rest["cpu_percent"]) == {"n1", "n2", "n3"}
+    assert min(whole["idle_before"]["rss_anon_mib"].values()) > 1

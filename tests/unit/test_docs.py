@@ -179,6 +179,14 @@ def test_commands_that_a_page_names_exist() -> None:
             check_command(text, f"{named(page)}: {text}")
 
 
+def test_the_page_about_performance_names_every_benchmark() -> None:
+    programs = [path for path in (ROOT / "tests" / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()]
+    named_there = set(MODULE.findall((DOCS / "performance.md").read_text(encoding="utf-8")))
+    expected = {f"tests.benchmarks.{path.stem}" for path in programs if not path.stem.endswith("_node")}
+    assert len(expected) > 10, "there are benchmarks"
+    assert expected <= named_there, "those that are started by others end with _node"
+
+
 def test_commands_that_the_advice_of_errors_names_exist() -> None:
     advice = (REJOIN, BRING_BACK)
     assert all("then members add" in text for text in advice)
