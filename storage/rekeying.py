@@ -24,6 +24,7 @@ from forge_consensus.storage.backends.keyring import FORMER_MAX, KEYS, META, Key
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.lmdb_file import NAME
 from forge_consensus.storage.backends.tables import TABLES, Batch, Tables, TablesView
+from forge_consensus.storage.backends.write_ahead import NAME as WRITE_AHEAD
 from forge_consensus.storage.restoring import keys_of
 from forge_consensus.storage.shrinking import check_room
 from forge_consensus.storage.snapshots.file import SnapshotWriter, create, list_snapshots, open_snapshot, publish
@@ -112,6 +113,7 @@ def replace_tables(folder: StoppedFolder, new_key: EncryptionKey | None) -> None
         write_guard(guard, Guard(ring.opened, begun=True), opener, ring.folder)
     (copy / NAME).replace(file)
     tell_step(folder.tables_path, "rename", NAME, NAME)
+    (folder.tables_path / WRITE_AHEAD).unlink(missing_ok=True)  # the copy holds it
     fsync_directory(folder.tables_path)
     if ring is None:
         guard.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import lmdb
 from forge_consensus.errors import StorageError, StorageFullError
 from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain, fsync_directory, tell_step
-from forge_consensus.storage.backends.lmdb import open_databases, open_environment
+from forge_consensus.storage.backends.lmdb_environment import open_databases, open_environment
 from forge_consensus.storage.backends.lmdb_file import NAME
 from forge_consensus.storage.backends.tables import TABLES
 from forge_consensus.storage.stopped import StoppedFolder

@@ -21,8 +21,8 @@ from forge_consensus.storage.backends.encrypted_file import FileKeys
 from forge_consensus.storage.backends.folder import Folder, explain
 from forge_consensus.storage.backends.folder_tables import open_tables, view_with_key
 from forge_consensus.storage.backends.keyring import KEYS, META, key_id_in
-from forge_consensus.storage.backends.lmdb import LmdbView
 from forge_consensus.storage.backends.lmdb_file import NAME, check_file
+from forge_consensus.storage.backends.lmdb_reading import LmdbView
 from forge_consensus.storage.backends.tables import Tables, TablesView
 from forge_consensus.storage.ledger.identity import IDENTITY
 from forge_consensus.storage.ledger.transaction import get_meta

@@ -2,8 +2,8 @@
 
 Sessions are another matter: their rows are read as they are, and written anew at the next checkpoint. The takeover
 happens at the first start with this version, before anything reads the rows, in slices of one transaction each. The
-folder has format 3 from the first slice on, so that an earlier version refuses it, and a record says how far it is:
-a start that was interrupted goes on from there.
+folder has the newest format from the first slice on, so that an earlier version refuses it, and a record says how far
+it is: a start that was interrupted goes on from there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNSEALED_FORMAT: Final = 2
 
 
 def take_over(tables: Tables) -> None:
-    """Seal the rows of a folder of format 2. Does nothing to a folder of format 3 that is complete.
+    """Seal the rows of a folder of format 2. Does nothing to a folder of a later format that is complete.
 
     Raises `CorruptionError`, and `StorageError` if the disk fails.
     """

@@ -16,7 +16,7 @@ from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.sealed import REJOIN, is_sealed
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
-from forge_consensus.storage.ledger.identity import FORMAT, IDENTITY
+from forge_consensus.storage.ledger.identity import IDENTITY
 from forge_consensus.storage.ledger.ledger import BASE, HARD, NO_BASE
 from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import TABLE
@@ -28,7 +28,7 @@ from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.file import verify as verify_snapshot
 from forge_consensus.storage.snapshots.store import GENERATION_BYTES
 from forge_consensus.storage.stopped import StoppedFolder
-from forge_consensus.storage.takeover import PLACE, SEALED_TABLES
+from forge_consensus.storage.takeover import PLACE, SEALED_TABLES, UNSEALED_FORMAT
 
 PAGE_RECORDS: Final = 2_000
 FAULTS_MAX: Final = 100
@@ -152,7 +152,7 @@ def verify_log(tables: TablesView, report: VerifyReport) -> None:
 
 def verify_rows(tables: TablesView, report: VerifyReport) -> None:
     """Verify the checksum of every row of state, sessions and events; a folder of format 2 has none yet."""
-    if report.format < FORMAT or tables.get(META, PLACE) is not None:
+    if report.format == UNSEALED_FORMAT or tables.get(META, PLACE) is not None:
         return
     for table in SEALED_TABLES:
         start = b""

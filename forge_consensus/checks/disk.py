@@ -15,10 +15,12 @@ from typing import Final
 from forge_consensus.checks.file_system import VOLATILE, file_system_of
 from forge_consensus.checks.latencies import Latencies
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import WAL_BYTES
 from forge_consensus.errors import FolderNotFoundError, StorageError
 from forge_consensus.events.text import seconds_text
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain
-from forge_consensus.storage.backends.lmdb import MAP_BYTES_MIN, LmdbTables
+from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.lmdb_environment import MAP_BYTES_MIN
 from forge_consensus.storage.backends.tables import Batch
 
 RECORD_BYTES: Final = 512
@@ -117,7 +119,7 @@ def measure_flushes(file: Path, seconds: float) -> Latencies:
 def measure_commits(folder: Path, seconds: float) -> Latencies:
     """Commit records to a store of LMDB, as a node does. Raises `StorageError`."""
     record = os.urandom(RECORD_BYTES)
-    tables = LmdbTables(folder, map_bytes=MAP_BYTES_MIN)
+    tables = LmdbTables(folder, map_bytes=MAP_BYTES_MIN, wal_bytes=WAL_BYTES)
 
     def commit(number: int) -> None:
         batch = Batch()

@@ -11,6 +11,8 @@ from forge_consensus.errors import InvalidConfigError
 MIB = 1 << 20
 QUOTA_BYTES: Final = 64 << 30
 MAP_BYTES: Final = 1 << 40
+WAL_BYTES: Final = 1 << 20
+WAL_BYTES_MIN: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,24 @@ class StorageSettings:
         what="The address space that the store may map; it is no memory and no disk.",
         why="The map never grows while the node runs; 1 TiB of sparse address space opens in 2 ms.",
     )
+    wal_bytes: int = setting(
+        WAL_BYTES,
+        unit="bytes",
+        minimum=0,
+        maximum=1 << 30,
+        what="The length of the write-ahead log, which makes a turn durable by one write and one flush. With 0 each "
+        "turn is a durable transaction of LMDB, which writes several pages and flushes twice.",
+        why="When it is full, all of it becomes one durable transaction, which takes a few milliseconds for so much. A "
+        "turn that writes more than an eighth of it is a transaction of its own.",
+    )
 
     def __post_init__(self) -> None:
         check(self)
+        if 0 < self.wal_bytes < WAL_BYTES_MIN:
+            raise InvalidConfigError(
+                f"storage.wal_bytes is {self.wal_bytes}, and a write-ahead log has {WAL_BYTES_MIN} bytes at least: "
+                "give it that many, or 0 to have none"
+            )
         room_bytes = min(self.quota_bytes, self.map_bytes // 2)
         if room_bytes < self.reserve_bytes + self.reserve_bytes // 4:
             name, value = ("quota_bytes", self.quota_bytes)

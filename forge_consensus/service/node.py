@@ -119,6 +119,7 @@ class Node:
                 key_of_settings(settings.security),
                 quota_bytes=settings.storage.quota_bytes,
                 map_bytes=settings.storage.map_bytes,
+                wal_bytes=settings.storage.wal_bytes,
             )
             opened = self.open_ledger(bind)
             check_lease(opened.ledger.configuration, settings.raft.election_timeout_min)

@@ -276,6 +276,10 @@ class EncryptedTables(EncryptedView, Tables):
 
     # --- what the tables do ------------------------------------------------------------------------------------------
 
+    def sync(self) -> None:
+        """Have helpers see everything that was committed; see `Tables.sync`. Raises `StorageError`."""
+        self.tables.sync()
+
     def view(self) -> TablesView:
         """Return what is committed now, unchanged by later commits; see `Tables.view`. Raises `StorageError`."""
         return EncryptedView(self.tables.view(), self.ring)

@@ -6,12 +6,18 @@ from forge_consensus.config.storage import MAP_BYTES, QUOTA_BYTES
 from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.storage.backends.encrypted import EncryptedTables, EncryptedView, check_plain, ring_of
 from forge_consensus.storage.backends.folder import Folder
-from forge_consensus.storage.backends.lmdb import LmdbTables, LmdbView
+from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.lmdb_reading import LmdbView
 from forge_consensus.storage.backends.tables import Tables, TablesView
 
 
 def open_tables(
-    folder: Folder, key: EncryptionKey | None, *, quota_bytes: int = QUOTA_BYTES, map_bytes: int = MAP_BYTES
+    folder: Folder,
+    key: EncryptionKey | None,
+    *,
+    quota_bytes: int = QUOTA_BYTES,
+    map_bytes: int = MAP_BYTES,
+    wal_bytes: int = 0,
 ) -> Tables:
     """Open or create the tables in a folder that is locked.
 
@@ -21,12 +27,13 @@ def open_tables(
             LMDB.
         quota_bytes: how many bytes the tables may have.
         map_bytes: how much of the address space they take.
+        wal_bytes: the length of their write-ahead log; 0 for none, as fits the commands for a stopped node.
 
     Raises `InvalidConfigError` for a key that is missing, wrong, or given for a folder that is not encrypted,
     `CorruptionError` for damage and for tables that are older than the folder, `StorageError`.
 
     """
-    tables = LmdbTables(folder.tables_path, quota_bytes=quota_bytes, map_bytes=map_bytes)
+    tables = LmdbTables(folder.tables_path, quota_bytes=quota_bytes, map_bytes=map_bytes, wal_bytes=wal_bytes)
     try:
         if key is not None:
             return EncryptedTables(tables, key, folder.path)

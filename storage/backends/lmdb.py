@@ -1,128 +1,43 @@
-"""The tables on LMDB: one environment, one durable transaction per commit."""
+"""The tables on LMDB: one environment of a node, one durable transaction for a batch or for many."""
 
 import os
 import re
-import resource
-import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import islice
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final
 from weakref import WeakSet
 
 import lmdb
 
 from forge_consensus.config.storage import MAP_BYTES, QUOTA_BYTES
-from forge_consensus.errors import CorruptionError, StorageError
+from forge_consensus.errors import StorageError
 from forge_consensus.process.fork import keep, tell_of_forks
 from forge_consensus.storage.backends.folder import fsync_directory
-from forge_consensus.storage.backends.lmdb_file import check_file
-from forge_consensus.storage.backends.sealed import REJOIN
-from forge_consensus.storage.backends.tables import (
-    TABLES,
-    Batch,
-    Delete,
-    DeleteRange,
-    KeyValue,
-    Looked,
-    PutRun,
-    Space,
-    TablesView,
+from forge_consensus.storage.backends.lmdb_environment import (
+    MARK,
+    MARKS,
+    LmdbTransaction,
+    failed,
+    mark_in,
+    open_databases,
+    open_environment,
+    repeat,
+    write,
 )
+from forge_consensus.storage.backends.lmdb_file import check_file
+from forge_consensus.storage.backends.lmdb_reading import LmdbReading, LmdbView, Opened, Result
+from forge_consensus.storage.backends.tables import Batch, Looked, Space, TablesView
+from forge_consensus.storage.backends.write_ahead import NAME as WRITE_AHEAD
+from forge_consensus.storage.backends.write_ahead import WriteAheadLog
 
-MAP_BYTES_MIN: Final = 64 << 20
-"""The smallest map size, in bytes, that is tried where address space is short."""
-
-READERS_MAX: Final = 64
 READING: Final = re.compile(r"^ *\d+ +\S+ +\d+$", re.MULTILINE)
 """A line of LMDB's table of readers, of one that has a transaction open."""
-DAMAGE: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
-"""What LMDB raises for a file that does not hold what was written."""
 HOUSEKEEPING_SECONDS: Final = 1.0
 HOUSEKEEPING_BYTES: Final = 1 << 20
 """The free space of the disk is also measured after this many bytes were written, because one second of writing can
 fill the reserve."""
-
-Result = TypeVar("Result")
-# Quoted, because at run time these classes are not generic; only the type stubs say so.
-LmdbTransaction: TypeAlias = "lmdb.Transaction[bytes]"
-Cursor: TypeAlias = "lmdb.Cursor[bytes]"
-Database: TypeAlias = "lmdb._Database"
-
-
-class LmdbReading(TablesView):
-    """The read methods, on the transaction that `reading` provides."""
-
-    databases: dict[str, Database]
-
-    def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
-        """Return `read(transaction)`. Raises `StorageError` for LMDB's own errors."""
-        raise NotImplementedError
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        """Return the value of `key`, or None."""
-        database = self.databases[table]
-        # LMDB raises for an empty key, and none can be stored.
-        return self.reading(lambda txn: txn.get(key, db=database) if key else None)
-
-    def look(
-        self, table: str, keys: Sequence[bytes], read: Callable[[bytes, bytes | memoryview], Looked]
-    ) -> list[Looked | None]:
-        """Return `read(key, value)` for each of the keys, None for one that is not there."""
-        database = self.databases[table]
-
-        def looked(txn: LmdbTransaction) -> list[Looked | None]:
-            return [None if (value := txn.get(key, db=database)) is None else read(key, value) for key in keys]
-
-        return self.reading(looked)
-
-    def scan(
-        self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
-    ) -> list[KeyValue]:
-        """Return the pairs with keys in [start, stop), ascending, at most `limit`; None is no bound."""
-        database = self.databases[table]
-        return self.reading(lambda txn: scan_forward(txn.cursor(database), start, stop, limit))
-
-    def scan_reverse(self, table: str, limit: int, before: bytes | None = None) -> list[KeyValue]:
-        """Return at most `limit` pairs whose keys are below `before`, descending."""
-        database = self.databases[table]
-        return self.reading(lambda txn: scan_backward(txn.cursor(database), limit, before))
-
-    def first(self, table: str) -> KeyValue | None:
-        """Return the pair with the lowest key, or None if the table is empty."""
-        pairs = self.scan(table, limit=1)
-        return pairs[0] if pairs else None
-
-    def last(self, table: str) -> KeyValue | None:
-        """Return the pair with the highest key, or None if the table is empty."""
-        pairs = self.scan_reverse(table, 1)
-        return pairs[0] if pairs else None
-
-    def count(self, table: str) -> int:
-        """Return the number of keys; cheap, because LMDB keeps it with the root of the table."""
-        database = self.databases[table]
-        return self.reading(lambda txn: txn.stat(database)["entries"])
-
-    def count_range(self, table: str, start: bytes, stop: bytes | None, limit: int) -> tuple[int, bytes]:
-        """Return how many of the first `limit` keys from `start` on lie below `stop`, and the last of them."""
-        database = self.databases[table]
-        keys = self.reading(lambda txn: keys_forward(txn.cursor(database), start, limit))
-        count = len(keys) if stop is None or not keys or keys[-1] < stop else bisect_left(keys, stop)
-        return count, keys[count - 1] if count else b""
-
-    def size_bytes(self, table: str) -> int:
-        """Return the bytes of the pages that the table occupies."""
-        database = self.databases[table]
-        stat = self.reading(lambda txn: txn.stat(database))
-        return (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 class LmdbTables(LmdbReading):
@@ -139,13 +54,17 @@ class LmdbTables(LmdbReading):
         *,
         quota_bytes: int = QUOTA_BYTES,
         map_bytes: int = MAP_BYTES,
+        wal_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open or create the environment in the folder `path`. Raises `StorageError`.
+        """Open or create the environment in the folder `path`. Raises `StorageError`, `CorruptionError` for damage.
 
         The map is opened at `map_bytes`, a size that no node reaches, and never grown, because growing it under an open
         reader ended in SIGSEGV. Where address space is short the map is smaller, and `quota_bytes` is then cut to half
         of it: the other half is for copy-on-write and for pages that a snapshot's reader keeps from being used again.
+
+        `wal_bytes` is the length of the write-ahead log, from the second commit on; without one each batch is a
+        transaction of its own. Whatever a log of before holds is in the tables when this returns.
 
         `clock` returns seconds; it paces the housekeeping, which runs about once a second.
         """
@@ -163,6 +82,11 @@ class LmdbTables(LmdbReading):
         self.is_read = False
         """Whether a helper reads the tables, as far as is known."""
         self.views: WeakSet[LmdbView] = WeakSet()
+        self.wal_bytes = wal_bytes
+        self.log: WriteAheadLog | None = None
+        self.transaction: LmdbTransaction | None = None
+        """What was committed to the log and not to the tables' file yet. The thread that began it ends it."""
+        self.unsynced_bytes = 0
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_file(self.path)
@@ -170,8 +94,7 @@ class LmdbTables(LmdbReading):
         except (lmdb.Error, OSError, ValueError) as error:
             raise failed("cannot open", self.path, error) from error
         try:
-            with self.environment.begin(write=True) as txn:
-                self.databases = open_databases(self.environment, txn)
+            self.open_tables()
             # A new file is durable only when its name is durable in the folders above it.
             fsync_directory(self.path)
             fsync_directory(self.path.parent)
@@ -185,6 +108,19 @@ class LmdbTables(LmdbReading):
         self.map_bytes = self.environment.info()["map_size"]
         self.page_bytes = self.environment.stat()["psize"]
         self.take_quota(quota_bytes)
+
+    def open_tables(self) -> None:
+        """Open the tables, creating those that are missing, and let them have what a crash left in the log.
+
+        Raises `CorruptionError` if the log is not whole, `lmdb.Error`, `OSError`.
+        """
+        with self.environment.begin(write=True) as txn:
+            self.databases = open_databases(self.environment, txn)
+            self.marks = self.environment.open_db(MARKS, txn)
+            if mark := mark_in(self.environment, txn):
+                repeat(self.path, txn, self.databases, mark)
+                txn.delete(MARK, db=self.marks)
+        (self.path / WRITE_AHEAD).unlink(missing_ok=True)
 
     def take_quota(self, quota_bytes: int) -> None:
         """Let the room left be counted by this quota from now on; half of the map is the most."""
@@ -200,6 +136,8 @@ class LmdbTables(LmdbReading):
         if self.failure is not None:
             raise self.poisoned()
         try:
+            if self.transaction is not None:
+                return read(self.transaction)
             # Beginning a transaction takes 0.4 us, so keeping one open would gain nothing.
             with self.environment.begin() as txn:
                 return read(txn)
@@ -210,9 +148,11 @@ class LmdbTables(LmdbReading):
     def look(
         self, table: str, keys: Sequence[bytes], read: Callable[[bytes, bytes | memoryview], Looked]
     ) -> list[Looked | None]:
-        """Return `read(key, value)` for each of the keys, None for one that is not there; copies no value."""
+        """Return `read(key, value)` for each of the keys, None for one that is not there; copies no synced value."""
         if self.failure is not None:
             raise self.poisoned()
+        if self.transaction is not None:
+            return super().look(table, keys, read)
         database = self.databases[table]
         try:
             with self.environment.begin(db=database, buffers=True) as txn:
@@ -229,15 +169,21 @@ class LmdbTables(LmdbReading):
         if not batch:
             return
         try:
-            with self.environment.begin(write=True) as txn:
-                for operation in batch.operations:
-                    self.execute(txn, operation)
+            if self.transaction is None:
+                self.transaction = self.environment.begin(write=True)
+            # What cannot be carried out must not get into the log, because the next start would fail at it too.
+            write(self.transaction, self.databases, batch)
+            self.unsynced_bytes += batch.size_bytes
+            if self.log is None or not self.log.append(batch):
+                self.end_transaction()
         except Exception as error:
             self.failure = failed("cannot commit to", self.path, error)
+            self.give_up()
             raise self.failure from error
         except BaseException:
-            # After an interrupt nobody knows whether the transaction reached the disk.
+            # After an interrupt nobody knows whether the batch reached the disk.
             self.failure = StorageError(f"a commit to {self.path} was interrupted")
+            self.give_up()
             raise
         self.commits += 1
         self.used_bytes = None
@@ -246,26 +192,45 @@ class LmdbTables(LmdbReading):
         if self.unasked_bytes >= HOUSEKEEPING_BYTES or self.clock() >= self.next_housekeeping:
             self.do_housekeeping()
 
-    def execute(self, txn: LmdbTransaction, operation: PutRun | Delete | DeleteRange) -> None:
-        """Execute one operation of a batch. Raises `StorageError` if an append is out of order, `lmdb.Error`."""
-        database = self.databases[operation.table]
-        if isinstance(operation, PutRun):
-            items = operation.items
-            _, added = txn.cursor(database).putmulti(items, append=operation.append)
-            if added != len(items):
-                # py-lmdb stops at a key that is out of order and raises nothing (seen with 3.0.0).
-                raise StorageError(f"append to {operation.table}: a key is out of order")
-        elif isinstance(operation, Delete):
-            txn.delete(operation.key, db=database)
-        elif operation.start == b"" and operation.stop is None and operation.limit is None:
-            txn.drop(database, delete=False)
-        else:
-            delete_range(txn.cursor(database), operation)
+    def end_transaction(self) -> None:
+        """Make the open transaction durable, and let the log begin anew. Raises `lmdb.Error`, `OSError`.
+
+        The first one of an opening announces the log, which is there before.
+        """
+        transaction = self.transaction
+        assert transaction is not None, "a transaction is open"
+        if self.log is None and self.wal_bytes:
+            self.log = WriteAheadLog(self.path, self.wal_bytes)
+        if self.log is not None:
+            transaction.put(MARK, self.log.mark.pack(), db=self.marks)
+        transaction.commit()
+        self.transaction, self.unsynced_bytes = None, 0
+        if self.log is not None:
+            self.log.begin_anew()
+
+    def sync(self) -> None:
+        """Have the file of the tables hold everything that was committed; see `Tables.sync`. Raises `StorageError`."""
+        if self.failure is not None:
+            raise self.poisoned()
+        if self.transaction is None:
+            return
+        try:
+            self.end_transaction()
+        except (lmdb.Error, OSError) as error:
+            self.failure = failed("cannot commit to", self.path, error)
+            self.give_up()
+            raise self.failure from error
+
+    def give_up(self) -> None:
+        """Abort the open transaction after a failure: the log has what was acknowledged of it."""
+        transaction, self.transaction = self.transaction, None
+        if transaction is not None:
+            with suppress(lmdb.Error):  # its commit failed, which ended it
+                transaction.abort()
 
     def view(self) -> TablesView:
         """Return what is committed now, unchanged by later commits; see `Tables.view`. Raises `StorageError`."""
-        if self.failure is not None:
-            raise self.poisoned()
+        self.sync()
         return OwnView(self)
 
     def space(self) -> Space:
@@ -282,7 +247,9 @@ class LmdbTables(LmdbReading):
             self.count_reusable_bytes(used_bytes)
         elif self.failure is not None:
             raise self.poisoned()
-        return Space(used_bytes, self.quota_bytes, self.disk_free_bytes, self.reusable_bytes)
+        # A page that changes is copied before the old one is free.
+        disk_free_bytes = max(0, self.disk_free_bytes - 2 * self.unsynced_bytes)
+        return Space(used_bytes, self.quota_bytes, disk_free_bytes, self.reusable_bytes)
 
     def count_reusable_bytes(self, used_bytes: int) -> None:
         """Note how much of the file holds nothing: freed pages, which LMDB writes again before the file grows.
@@ -299,8 +266,8 @@ class LmdbTables(LmdbReading):
         self.reusable_bytes, self.counted_bytes = reusable_bytes, self.written_bytes
 
     def count_used_bytes(self, txn: LmdbTransaction) -> int:
-        """Return the bytes of live pages: two meta pages, the main table, and the tables of `TABLES`."""
-        stats = [txn.stat(), *(txn.stat(database) for database in self.databases.values())]
+        """Return the bytes of live pages: two meta pages, the main table, that of the mark, and those of `TABLES`."""
+        stats = [txn.stat(), *(txn.stat(database) for database in (self.marks, *self.databases.values()))]
         pages = 2 + sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
         return pages * stats[0]["psize"]
 
@@ -328,25 +295,49 @@ class LmdbTables(LmdbReading):
         return StorageError(f"the tables stopped after an earlier error: {self.failure}")
 
     def thread_view(self) -> "LmdbView":
-        """Return a view for another thread of this process, which ends with `close`. Raises `StorageError`."""
+        """Return a view for another thread of this process, which ends with `close`. Raises `StorageError`.
+
+        It shows what was committed before the last `sync`, which only the node's thread can call.
+        """
         if self.failure is not None:
             raise self.poisoned()
-        view = LmdbView(self.path, own=self)
+        view = LmdbView(self.path, own=Opened(self.environment, self.databases))
         self.views.add(view)
         return view
 
     def close(self) -> None:
-        """Close the environment; every later call raises `StorageError`."""
+        """Close the environment; every later call raises `StorageError`.
+
+        In an orderly end all is in the tables' file, and the log is removed. Otherwise the next opening repeats it.
+        """
         if self.failure is None:
+            with suppress(lmdb.Error, OSError):  # then the log stays
+                self.end_log()
             self.failure = StorageError(f"the tables in {self.path} are closed")
+        self.give_up()
+        if self.log is not None:
+            self.log.close()
         for view in list(self.views):
             view.close()
         self.environment.close()
 
+    def end_log(self) -> None:
+        """Have the tables hold everything, and remove the log. Raises `lmdb.Error`, `OSError`."""
+        if self.log is None:
+            return
+        transaction = self.transaction = self.transaction or self.environment.begin(write=True)
+        transaction.delete(MARK, db=self.marks)
+        transaction.commit()
+        self.transaction = None
+        (self.path / WRITE_AHEAD).unlink(missing_ok=True)
+
     def forked(self) -> None:
         """In a child process: touch the environment no more, not even to close it."""
         self.failure = StorageError(f"the tables in {self.path} belong to the process that this one was forked from")
-        keep(self.environment, list(self.views))
+        keep(self.environment, self.transaction, list(self.views))
+        self.transaction = None
+        if self.log is not None:
+            self.log.close()
 
 
 class OwnView(LmdbReading):
@@ -373,154 +364,3 @@ class OwnView(LmdbReading):
         transaction, self.transaction = self.transaction, None
         if transaction is not None:
             transaction.abort()
-
-
-class LmdbView(LmdbReading):
-    """One unchanging view of a running node's tables, for a helper process or another thread.
-
-    All reads use one read transaction, so a header and a state that are read through it belong together. LMDB cannot
-    reuse the pages of that view until `close`: close it soon. Any thread may close it; a read under way ends first.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        map_bytes: int = MAP_BYTES,
-        *,
-        own: LmdbTables | None = None,
-        lock: bool = True,
-    ) -> None:
-        """Open the environment in the folder `path`, which another process may be writing if `lock`.
-
-        A process must open a folder once only, so a view within the node's process is given the node's own tables.
-        Raises `StorageError`.
-        """
-        self.path = Path(path)
-        self.closed = False
-        self.owner = own is None
-        self.using = threading.Lock()
-        """Held while the transaction is read or ended."""
-        try:
-            if own is None:
-                self.environment = open_environment(self.path, map_bytes, readonly=True, lock=lock)
-            else:
-                self.environment = own.environment
-        except (lmdb.Error, OSError) as error:
-            raise failed("cannot read", self.path, error) from error
-        try:
-            self.transaction = self.environment.begin()
-            self.databases = open_databases(self.environment, self.transaction) if own is None else own.databases
-        except (lmdb.Error, OSError) as error:
-            if self.owner:
-                self.environment.close()
-            raise failed("cannot read", self.path, error) from error
-
-    def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
-        """Return `read(transaction)` on the view's one transaction. Raises `StorageError`."""
-        with self.using:
-            if self.closed:
-                raise StorageError(f"the view of {self.path} is closed")
-            try:
-                return read(self.transaction)
-            except lmdb.Error as error:
-                raise failed("cannot read", self.path, error) from error
-
-    def close(self) -> None:
-        """End the view, so that LMDB can use its pages again. A second call does nothing."""
-        with self.using:
-            if self.closed:
-                return
-            self.closed = True
-            self.transaction.abort()
-            if self.owner:
-                self.environment.close()
-
-
-def failed(what: str, path: Path, error: Exception) -> StorageError:
-    """Return the error for what LMDB or the system raised at the tables in `path`."""
-    if isinstance(error, DAMAGE):
-        return CorruptionError(f"{what} the tables in {path}: they are damaged ({error}): {REJOIN}")
-    return StorageError(f"{what} the tables in {path}: {error}")
-
-
-def open_environment(path: Path, map_bytes: int, *, readonly: bool, lock: bool = True) -> lmdb.Environment:
-    """Open the environment with the largest map that the address space allows, at most `map_bytes`.
-
-    Without `lock` nobody may write meanwhile, and LMDB's own lock file is neither made nor changed.
-
-    Raises `lmdb.Error`, the last one if even the smallest map is refused.
-    """
-    smallest = min(map_bytes, MAP_BYTES_MIN)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        # The largest map that fits would leave no address space for anything else.
-        map_bytes = max(smallest, min(map_bytes, limit // 2))
-    while True:
-        try:
-            return lmdb.open(
-                os.fspath(path),
-                map_size=map_bytes // resource.getpagesize() * resource.getpagesize(),
-                readonly=readonly,
-                create=not readonly,
-                lock=lock,
-                max_dbs=len(TABLES),
-                max_readers=READERS_MAX,
-                mode=0o600,
-                # Only replay and snapshots read from the disk instead of the cache, and both read in order.
-                readahead=True,
-            )
-        except (lmdb.MemoryError, MemoryError):
-            if map_bytes <= smallest:
-                raise
-            map_bytes = max(smallest, map_bytes // 2)
-
-
-def open_databases(environment: lmdb.Environment, txn: LmdbTransaction) -> dict[str, Database]:
-    """Return the handle of every table, creating missing tables if the environment is writable.
-
-    Handles that were opened in a read transaction end with it; those of a committed write transaction stay valid.
-    """
-    create = not environment.flags()["readonly"]
-    return {name: environment.open_db(name.encode(), txn, create=create) for name in TABLES}
-
-
-def scan_forward(cursor: Cursor, start: bytes, stop: bytes | None, limit: int | None) -> list[KeyValue]:
-    """Return the pairs with keys in [start, stop), ascending, at most `limit`; None is no bound."""
-    if not (cursor.set_range(start) if start else cursor.first()):
-        return []
-    pairs = islice(cursor.iternext(), limit)
-    if stop is None:
-        return list(pairs)
-    found: list[KeyValue] = []
-    for pair in pairs:
-        if pair[0] >= stop:
-            break
-        found.append(pair)
-    return found
-
-
-def keys_forward(cursor: Cursor, start: bytes, limit: int) -> list[bytes]:
-    """Return the first `limit` keys from `start` on."""
-    if not (cursor.set_range(start) if start else cursor.first()):
-        return []
-    return list(islice(cursor.iternext(values=False), limit))
-
-
-def scan_backward(cursor: Cursor, limit: int, before: bytes | None) -> list[KeyValue]:
-    """Return at most `limit` pairs with keys below `before`, descending; None is no bound."""
-    if before == b"":
-        return []
-    positioned = before is not None and cursor.set_range(before)
-    found = cursor.prev() if positioned else cursor.last()
-    return list(islice(cursor.iterprev(), limit)) if found else []
-
-
-def delete_range(cursor: Cursor, operation: DeleteRange) -> None:
-    """Remove the keys in [start, stop), lowest first, at most `limit`; None is no bound."""
-    start, stop = operation.start, operation.stop
-    found = cursor.set_range(start) if start else cursor.first()
-    left = operation.limit
-    while found and left != 0 and (stop is None or cursor.key() < stop):
-        found = cursor.delete() and bool(cursor.key())
-        if left is not None:
-            left -= 1

@@ -195,6 +195,11 @@ class MemoryTables(Tables):
         begin, end = found.positions(start, stop, limit)
         return end - begin, found.keys[end - 1] if end > begin else b""
 
+    def sync(self) -> None:
+        """Do nothing, because no helper opens these tables. Raises `StorageError`."""
+        if self.failure is not None:
+            raise self.poisoned()
+
     def view(self) -> "MemoryTables":
         """Return what is committed now, unchanged by later commits. Raises `StorageError`."""
         if self.failure is not None:

@@ -230,6 +230,13 @@ class Tables(TablesView, Protocol):
         """
         ...
 
+    def sync(self) -> None:
+        """Have helpers that open the tables for themselves, or on another thread, see everything that was committed.
+
+        It is durable before; this moves it from the write-ahead log, if the backend has one. Raises `StorageError`.
+        """
+        ...
+
     def view(self) -> TablesView:
         """Return what is committed now, unchanged by later commits, for the owner's thread; close it soon.
 

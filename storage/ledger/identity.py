@@ -26,9 +26,10 @@ JOINS = b"joins"
 """The key of a mark in the folder of a node that joined a cluster."""
 EXPELLED = b"expelled"
 TIPS = b"tips"
-FORMAT = 3
-"""The layout of the ledger's tables that this program writes."""
-FORMATS = (2, FORMAT)
+FORMAT = 4
+"""The layout of the ledger's tables that this program writes. A program of format 3 does not know the write-ahead log,
+so it would lose what a crash left there."""
+FORMATS = (2, 3, FORMAT)
 """The layouts that it reads. A folder of an earlier one is taken over at its first start; any other is refused."""
 
 DRAWN = "."

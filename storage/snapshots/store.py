@@ -136,6 +136,7 @@ class Snapshots:
         ledger, applier = self.ledger, self.ledger.applier
         self.compaction.check_file(self.newest)
         if applier.ledger_machine is not None:
+            ledger.tables.sync()  # the exporter reads them for itself
             return self.pruning(self.export)
         if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")

@@ -195,7 +195,7 @@ def test_an_older_copy_of_a_folder_is_refused_even_if_only_its_last_boot_is_miss
     with set_aside(node):
         node.data.with_name("copy").rename(node.data)
         node.launch()
-        wait_for(lambda: not node.running, 3.0, "the node to be refused")
+        wait_for(lambda: not node.running, 10.0, "the node to be refused")
     check_rejoined(cluster)
 
 
@@ -285,9 +285,15 @@ def test_a_follower_on_a_full_disk_neither_stops_the_others_nor_loses_anything(
         client = cluster.client()
         for number in range(50):
             client.put(f"k{number}", bytes(20_000))
-        if follower.running:  # it refused the entries before its store failed
-            assert cluster.status(follower.name)["refused"].get("CONSENSUS_STORAGE_FULL")
-        else:
+
+        def refused() -> bool:
+            """Whether the follower has measured its disk, which it does once a second, and met an entry since."""
+            client.put("more", bytes(20_000))
+            return bool(cluster.status(follower.name)["refused"].get("CONSENSUS_STORAGE_FULL"))
+
+        with contextlib.suppress(ConsensusError):  # it ends meanwhile
+            wait_for(lambda: not follower.running or refused(), 10.0, "the follower to refuse entries, or to end")
+        if not follower.running:
             assert follower.exit_code() == 70
             assert "error[CONSENSUS_STORAGE_FAILED]" in follower.output()
         hog.unlink()

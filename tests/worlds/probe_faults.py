@@ -14,6 +14,7 @@ from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.actors.runtime.gate import Gate
 from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.storage.backends import lmdb as lmdb_tables
+from forge_consensus.storage.backends import lmdb_environment
 from forge_consensus.storage.ledger import applying, log
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.machines.machine import Entry, Machine, Outcome, outcome_of
@@ -106,7 +107,7 @@ def what_a_command_raises_is_the_nodes_own_fault(patch: Patch) -> None:
 
 
 def the_file_does_not_grow(patch: Patch) -> None:
-    open_environment = lmdb_tables.open_environment
+    open_environment = lmdb_environment.open_environment
 
     def small(path: Any, map_bytes: int, *, readonly: bool) -> Any:
         return open_environment(path, 1 << 19, readonly=readonly)

@@ -124,6 +124,7 @@ def test_a_helper_writes_the_encrypted_snapshot_of_encrypted_tables(
     world.checkpoint()
     job = exporter(world.tables, world.folder, KeyValueMachine, 30.0)
     for _ in range(2):
+        world.tables.sync()
         info = job()
         assert b"planted" not in info.path.read_bytes()
         assert verify(info.path, world.tables.files).index == world.ledger.applier.on_disk
