@@ -17,6 +17,7 @@ file system has promised but not written, it has to flush records of its own.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -46,8 +47,6 @@ RECORD_BYTES: Final = HEAD.size + NUMBER.size
 """What a record has beside its payload."""
 LARGE_SHARE: Final = 8
 """A batch of more than this part of the file is committed with the open transaction, instead of written twice."""
-LOOKED_FOR: Final = 256
-"""So many numbers are looked for behind a record that is not whole, to tell damage from the end of the file."""
 
 
 class Mark(NamedTuple):
@@ -206,12 +205,11 @@ def read_batches(folder: Path, mark: Mark) -> list[Batch]:
     while (end := end_of(data, at, mark.epoch, number + 1)) is not None:
         batches.append(decode(memoryview(data)[at + RECORD_BYTES : end]))
         at, number = end, number + 1
-    for later in range(number + 2, number + 2 + LOOKED_FOR):
-        if is_anywhere(data, at, mark.epoch, later):
-            raise CorruptionError(
-                f"{path} is damaged: record {number + 1} is not whole, and record {later} behind it is, so what this "
-                f"node acknowledged is lost: it does not run. {REJOIN}"
-            )
+    if (later := later_record(data, at, mark.epoch, number)) is not None:
+        raise CorruptionError(
+            f"{path} is damaged: record {number + 1} is not whole, and record {later} behind it is, so what this "
+            f"node acknowledged is lost: it does not run. {REJOIN}"
+        )
     return batches
 
 
@@ -228,12 +226,24 @@ def end_of(data: bytes, at: int, epoch: bytes, number: int) -> int | None:
     return end if whole else None
 
 
-def is_anywhere(data: bytes, start: int, epoch: bytes, number: int) -> bool:
-    """Whether the record of that number is anywhere behind `start`."""
-    numbered = NUMBER.pack(number)
-    at = data.find(numbered, start + HEAD.size)
-    while at >= 0:
-        if end_of(data, at - HEAD.size, epoch, number) is not None:
-            return True
-        at = data.find(numbered, at + 1)
-    return False
+def later_record(data: bytes, start: int, epoch: bytes, number: int) -> int | None:
+    """Return the number of a record from `start` on that is whole and does not follow `number`; None if there is none.
+
+    It goes once through the file, from one run of zeros to the next, because the number of a record ends with some.
+    """
+    lengths = range(byte_length(number + 2), byte_length(number + 2 + len(data)) + 1)
+    runs = re.compile(rb"\0{%d,}" % (NUMBER.size - lengths[-1]))
+    for run in runs.finditer(data, start + HEAD.size):
+        for length in lengths:
+            at = run.start() - length - HEAD.size
+            if at < start or at + RECORD_BYTES > len(data):
+                continue
+            (found,) = NUMBER.unpack_from(data, at + HEAD.size)
+            if found > number + 1 and end_of(data, at, epoch, found) is not None:
+                return int(found)
+    return None
+
+
+def byte_length(number: int) -> int:
+    """Return in how many bytes a number is written."""
+    return (number.bit_length() + 7) // 8
