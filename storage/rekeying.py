@@ -81,7 +81,9 @@ def rekey_folder(data: Path, key: EncryptionKey | None, new_key: EncryptionKey |
             # Plain files are written first, because the node reads none once its tables are encrypted; others last,
             # because the new keyring still opens them.
             written = rewrite_files(folder.snapshots_path, before, after) if before is None else 0
-            if not has_new:
+            if has_new:
+                LmdbTables(folder.tables_path).close()  # the log of before may be there still, and readable
+            else:
                 replace_tables(folder, new_key)
             written += rewrite_files(folder.snapshots_path, before, after) if before is not None else 0
         except OSError as error:
@@ -113,7 +115,9 @@ def replace_tables(folder: StoppedFolder, new_key: EncryptionKey | None) -> None
         write_guard(guard, Guard(ring.opened, begun=True), opener, ring.folder)
     (copy / NAME).replace(file)
     tell_step(folder.tables_path, "rename", NAME, NAME)
+    fsync_directory(folder.tables_path)  # before the log goes, without which the tables of before do not open
     (folder.tables_path / WRITE_AHEAD).unlink(missing_ok=True)  # the copy holds it
+    tell_step(folder.tables_path, "remove", WRITE_AHEAD)
     fsync_directory(folder.tables_path)
     if ring is None:
         guard.unlink(missing_ok=True)

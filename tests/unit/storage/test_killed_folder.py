@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from forge_consensus.errors import CorruptionError
 from forge_consensus.security.encryption import EncryptionKey
-from forge_consensus.storage.backends.folder import Folder
+from forge_consensus.storage.backends.folder import STEP_WATCHERS, Folder
 from forge_consensus.storage.backends.folder_tables import open_tables
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.write_ahead import FIRST_AT, NAME
@@ -115,3 +116,40 @@ def test_a_damaged_log_is_told_by_each(killed: tuple[Path, EncryptionKey | None]
         faults = [str(error)]
     assert "record 1 is not whole" in faults[0]
     assert files(path) == before
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_new_key_that_was_interrupted_leaves_nothing_readable(
+    killed: tuple[Path, EncryptionKey | None], step: int
+) -> None:
+    """The tables had their new key, and the log of before lay beside them, when the call was made again."""
+    path, key = killed
+    left = [step]
+
+    class CrashError(BaseException):
+        pass
+
+    def watch(name: str, *_: str) -> None:
+        left[0] -= 1
+        if left[0] == 0 and name != "create":  # a crash then would leave an open file to this process
+            raise CrashError
+
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in (path, path / "tables"):
+            patch.setitem(STEP_WATCHERS, folder, watch)
+        with suppress(CrashError):
+            rekey_folder(path, key, OTHER)
+    rekey_folder(path, key, OTHER)
+    assert NAME not in files(path)
+    assert not [name for name, data in files(path).items() if b"planted" in data]
+    assert verify_folder(path, OTHER).last_index == LAST
+
+
+def test_a_folder_that_has_the_key_already_keeps_what_its_log_has(killed: tuple[Path, EncryptionKey | None]) -> None:
+    path, key = killed
+    if key is None:
+        rekey_folder(path, OTHER, None)
+    else:
+        rekey_folder(path, OTHER, key)
+    assert verify_folder(path, key).last_index == LAST
+    assert state(path, key) == EXPECTED
