@@ -211,6 +211,7 @@ class EncryptedTables(EncryptedView, Tables):
         batch = Batch()
         ask_for_ring(batch)
         self.commit(batch)
+        self.tables.sync()  # a helper is given the newest key, and must find the keyring under it
         self.write_guard(Guard(self.ring.opened, begun=False))
 
     def rewrite(self, batch: Batch) -> None:

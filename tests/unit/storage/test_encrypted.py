@@ -11,9 +11,9 @@ import pytest
 from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
 from forge_consensus.security.encryption import EncryptionKey, epoch_of
 from forge_consensus.storage.backends import encrypted, keyring
-from forge_consensus.storage.backends.encrypted import DAMAGED, EncryptedTables, ask_for_ring
+from forge_consensus.storage.backends.encrypted import DAMAGED, EncryptedTables, EncryptedView, ask_for_ring, ring_of
 from forge_consensus.storage.backends.folder import Folder
-from forge_consensus.storage.backends.folder_tables import open_tables
+from forge_consensus.storage.backends.folder_tables import open_tables, thread_view
 from forge_consensus.storage.backends.guard import NAME as GUARD
 from forge_consensus.storage.backends.keyring import KEYS, OWNER
 from forge_consensus.storage.backends.memory import MemoryTables
@@ -193,6 +193,21 @@ def test_another_key_takes_over_and_old_rows_are_written_anew_in_slices(monkeypa
         found = {table: [row for row in again.scan(table) if row[0] != KEYS] for table in TABLES}
         assert found == {table: [row for row in before[table] if row[0] != KEYS] for table in TABLES}
         assert sorted(again.ring.keys) == [2]
+
+
+def test_a_helper_finds_the_keyring_under_the_key_that_it_is_given(tmp_path: Path) -> None:
+    """The exporter is started with the newest key; the tables' own file held the keyring under the one before."""
+    with Folder(tmp_path) as folder, open_tables(folder, KEY, wal_bytes=1 << 20) as tables:
+        assert isinstance(tables, EncryptedTables)
+        batch = Batch()
+        batch.put("meta", OWNER, b"whose")
+        tables.commit(batch)
+        tables.sync()
+        tables.take_key(OTHER)
+        assert tables.files is not None
+        with thread_view(tables) as view:
+            raw = view.inner if isinstance(view, EncryptedView) else view
+            assert ring_of(raw, tables.files.key, "here").key == OTHER
 
 
 def test_a_slice_ends_by_bytes_too_so_that_large_rows_do_not_hold_up_a_turn() -> None:
