@@ -1,5 +1,6 @@
 """The tables on LMDB: one environment of a node, one durable transaction for a batch or for many."""
 
+import errno
 import os
 import re
 import time
@@ -14,7 +15,7 @@ import lmdb
 from forge_consensus.config.storage import MAP_BYTES, QUOTA_BYTES
 from forge_consensus.errors import StorageError
 from forge_consensus.process.fork import keep, tell_of_forks
-from forge_consensus.storage.backends.folder import fsync_directory
+from forge_consensus.storage.backends.folder import fsync_directory, remove_temporary_files
 from forge_consensus.storage.backends.lmdb_environment import (
     MARK,
     MARKS,
@@ -34,6 +35,7 @@ from forge_consensus.storage.backends.write_ahead import WriteAheadLog
 
 READING: Final = re.compile(r"^ *\d+ +\S+ +\d+$", re.MULTILINE)
 """A line of LMDB's table of readers, of one that has a transaction open."""
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HOUSEKEEPING_SECONDS: Final = 1.0
 HOUSEKEEPING_BYTES: Final = 1 << 20
 """The free space of the disk is also measured after this many bytes were written, because one second of writing can
@@ -121,6 +123,7 @@ class LmdbTables(LmdbReading):
                 repeat(self.path, txn, self.databases, mark)
                 txn.delete(MARK, db=self.marks)
         (self.path / WRITE_AHEAD).unlink(missing_ok=True)
+        remove_temporary_files(self.path)
 
     def take_quota(self, quota_bytes: int) -> None:
         """Let the room left be counted by this quota from now on; half of the map is the most."""
@@ -176,14 +179,8 @@ class LmdbTables(LmdbReading):
             self.unsynced_bytes += batch.size_bytes
             if self.log is None or not self.log.append(batch):
                 self.end_transaction()
-        except Exception as error:
-            self.failure = failed("cannot commit to", self.path, error)
-            self.give_up()
-            raise self.failure from error
-        except BaseException:
-            # After an interrupt nobody knows whether the batch reached the disk.
-            self.failure = StorageError(f"a commit to {self.path} was interrupted")
-            self.give_up()
+        except BaseException as error:
+            self.fail(error)
             raise
         self.commits += 1
         self.used_bytes = None
@@ -200,13 +197,29 @@ class LmdbTables(LmdbReading):
         transaction = self.transaction
         assert transaction is not None, "a transaction is open"
         if self.log is None and self.wal_bytes:
-            self.log = WriteAheadLog(self.path, self.wal_bytes)
+            self.log = self.made_log()
         if self.log is not None:
             transaction.put(MARK, self.log.mark.pack(), db=self.marks)
         transaction.commit()
         self.transaction, self.unsynced_bytes = None, 0
         if self.log is not None:
             self.log.begin_anew()
+
+    def made_log(self) -> WriteAheadLog | None:
+        """Make the write-ahead log; None while the disk has no room for it. Raises `OSError`.
+
+        A node on a full disk must start and vote all the same, in pages that LMDB's file has already.
+        """
+        disk = os.statvfs(self.path)
+        if disk.f_bavail * disk.f_frsize < 2 * self.wal_bytes:
+            return None
+        try:
+            return WriteAheadLog(self.path, self.wal_bytes)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.wal_bytes = 0  # a quota or a limit of the process, which the next attempt would meet too
+            return None
 
     def sync(self) -> None:
         """Have the file of the tables hold everything that was committed; see `Tables.sync`. Raises `StorageError`."""
@@ -216,10 +229,21 @@ class LmdbTables(LmdbReading):
             return
         try:
             self.end_transaction()
-        except (lmdb.Error, OSError) as error:
-            self.failure = failed("cannot commit to", self.path, error)
-            self.give_up()
-            raise self.failure from error
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """Let every later call raise `StorageError`, because nobody knows what of a commit reached the disk.
+
+        Raises `StorageError` for an error; returns for an interrupt, which the caller lets through.
+        """
+        self.give_up()
+        if not isinstance(error, Exception):
+            self.failure = StorageError(f"a commit to {self.path} was interrupted")
+            return
+        self.failure = failed("cannot commit to", self.path, error)
+        raise self.failure from error
 
     def give_up(self) -> None:
         """Abort the open transaction after a failure: the log has what was acknowledged of it."""
@@ -310,16 +334,18 @@ class LmdbTables(LmdbReading):
 
         In an orderly end all is in the tables' file, and the log is removed. Otherwise the next opening repeats it.
         """
-        if self.failure is None:
-            with suppress(lmdb.Error, OSError):  # then the log stays
-                self.end_log()
-            self.failure = StorageError(f"the tables in {self.path} are closed")
-        self.give_up()
-        if self.log is not None:
-            self.log.close()
-        for view in list(self.views):
-            view.close()
-        self.environment.close()
+        try:
+            if self.failure is None:
+                with suppress(lmdb.Error, OSError):  # then the log stays
+                    self.end_log()
+        finally:
+            self.failure = self.failure or StorageError(f"the tables in {self.path} are closed")
+            self.give_up()
+            if self.log is not None:
+                self.log.close()
+            for view in list(self.views):
+                view.close()
+            self.environment.close()
 
     def end_log(self) -> None:
         """Have the tables hold everything, and remove the log. Raises `lmdb.Error`, `OSError`."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 from zlib import crc32
@@ -93,6 +94,8 @@ class WriteAheadLog:
             fsync_directory(folder)
         except BaseException:
             self.close()
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
 
     @property

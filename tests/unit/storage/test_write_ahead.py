@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -300,6 +302,92 @@ def test_a_flush_that_fails_is_the_last_one(tmp_path: Path, monkeypatch: Patch) 
     tables.close()
     with LmdbTables(tmp_path) as tables:
         assert tables.count("kv") in (1, 2)
+
+
+def test_an_interrupt_while_the_log_begins_anew_is_the_end(tmp_path: Path, monkeypatch: Patch) -> None:
+    """The next record would stand where no start looks for it, so what it holds would be lost."""
+    tables = LmdbTables(tmp_path / "running", wal_bytes=64 * KIB)
+    put(tables, 1)
+    put(tables, 2)
+
+    def interrupt(_: WriteAheadLog) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(WriteAheadLog, "begin_anew", interrupt)
+        tables.sync()
+    with pytest.raises(StorageError, match="was interrupted"):
+        put(tables, 3)
+    tables.close()
+    with LmdbTables(tmp_path / "running") as again:
+        assert again.count("kv") == 2
+
+
+def test_an_interrupt_while_the_tables_close_closes_them(tmp_path: Path, monkeypatch: Patch) -> None:
+    tables = LmdbTables(tmp_path, wal_bytes=64 * KIB)
+    put(tables, 1)
+    put(tables, 2)
+
+    def interrupt(_: LmdbTables) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LmdbTables, "end_log", interrupt)
+        tables.close()
+    with pytest.raises(StorageError, match="are closed"):
+        tables.count("kv")
+    with LmdbTables(tmp_path) as again:
+        assert again.count("kv") == 2
+
+
+def full(patch: Patch) -> None:
+    real = os.statvfs
+    patch.setattr("os.statvfs", lambda path: os.statvfs_result([*real(path)[:4], 3, *real(path)[5:]]))
+
+
+def quota_reached(patch: Patch) -> None:
+    def write_all(descriptor: int, data: bytes, place: int) -> None:
+        os.pwrite(descriptor, data[:100], place)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    patch.setattr(write_ahead, "write_all", write_all)
+
+
+@pytest.mark.parametrize("no_room", [full, quota_reached])
+def test_a_node_without_room_for_a_log_starts_without_one(tmp_path: Path, no_room: Callable[[Patch], None]) -> None:
+    """It votes in pages that the tables' file has already; what is written is durable at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        no_room(patch)
+        tables = LmdbTables(tmp_path / "running", wal_bytes=64 * KIB)
+        for number in range(3):
+            put(tables, number)
+        names = {path.name for path in (tmp_path / "running").iterdir()}
+        assert names == {"data.mdb", "lock.mdb"}, "nothing is left of the attempt"
+        shutil.copytree(tmp_path / "running", tmp_path / "crashed")
+    with LmdbTables(tmp_path / "crashed") as crashed_tables:
+        assert crashed_tables.count("kv") == 3
+    put(tables, 3)
+    put(tables, 4)
+    assert (tmp_path / "running" / NAME).exists() == (no_room is full), "a disk with room again gets its log"
+    tables.close()
+    with LmdbTables(tmp_path / "running") as tables:
+        assert tables.count("kv") == 5
+
+
+def test_a_disk_that_fails_while_the_log_is_made_ends_the_tables(tmp_path: Path, monkeypatch: Patch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(write_ahead, "write_all", fail)
+    with LmdbTables(tmp_path, wal_bytes=64 * KIB) as tables, pytest.raises(StorageError, match="Input/output error"):
+        put(tables, 1)
+
+
+def test_a_log_that_a_crash_left_half_made_is_removed(tmp_path: Path) -> None:
+    LmdbTables(tmp_path).close()
+    (tmp_path / f"{NAME}.tmp").write_bytes(bytes(64 * KIB))
+    LmdbTables(tmp_path).close()
+    assert not (tmp_path / f"{NAME}.tmp").exists()
 
 
 def test_room_is_counted_for_what_is_not_in_the_file_yet(tmp_path: Path) -> None:
