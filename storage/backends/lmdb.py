@@ -81,6 +81,8 @@ class LmdbTables(LmdbReading):
         self.reusable_bytes = 0
         self.written_bytes = self.counted_bytes = 0
         """The bytes that were written, and those of them that `reusable_bytes` takes into account."""
+        self.held_back_bytes = 0
+        """What a durable commit would add to `reusable_bytes`."""
         self.is_read = False
         """Whether a helper reads the tables, as far as is known."""
         self.views: WeakSet[LmdbView] = WeakSet()
@@ -177,6 +179,7 @@ class LmdbTables(LmdbReading):
             # What cannot be carried out must not get into the log, because the next start would fail at it too.
             write(self.transaction, self.databases, batch)
             self.unsynced_bytes += batch.size_bytes
+            self.written_bytes += batch.size_bytes
             if self.log is None or not self.log.append(batch):
                 self.end_transaction()
         except BaseException as error:
@@ -185,7 +188,6 @@ class LmdbTables(LmdbReading):
         self.commits += 1
         self.used_bytes = None
         self.unasked_bytes += batch.size_bytes
-        self.written_bytes += batch.size_bytes
         if self.unasked_bytes >= HOUSEKEEPING_BYTES or self.clock() >= self.next_housekeeping:
             self.do_housekeeping()
 
@@ -204,6 +206,7 @@ class LmdbTables(LmdbReading):
         self.transaction, self.unsynced_bytes = None, 0
         if self.log is not None:
             self.log.begin_anew()
+        self.count_reusable_bytes(self.reading(self.count_used_bytes))
 
     def made_log(self) -> WriteAheadLog | None:
         """Make the write-ahead log; None while the disk has no room for it. Raises `OSError`.
@@ -280,13 +283,16 @@ class LmdbTables(LmdbReading):
 
         Without it a disk that the file once filled would stay full for ever, because the file never shrinks. A part of
         them does not count, because large values need pages in a row. While a helper reads, pages that are freed stay
-        in use, so what was reusable before only shrinks.
+        in use, so what was reusable before only shrinks; and so do those that the open transaction freed.
         """
         held_bytes = (self.environment.info()["last_pgno"] + 1) * self.page_bytes
         reusable_bytes = max(0, held_bytes - used_bytes) * 3 // 4
-        if self.is_read:
-            left_bytes = self.reusable_bytes - 2 * (self.written_bytes - self.counted_bytes)
-            reusable_bytes = max(0, min(reusable_bytes, left_bytes))
+        self.held_back_bytes = 0
+        if self.is_read or self.transaction is not None:
+            left_bytes = max(0, self.reusable_bytes - 2 * (self.written_bytes - self.counted_bytes))
+            if reusable_bytes > left_bytes:
+                self.held_back_bytes = 0 if self.is_read else reusable_bytes - left_bytes
+                reusable_bytes = left_bytes
         self.reusable_bytes, self.counted_bytes = reusable_bytes, self.written_bytes
 
     def count_used_bytes(self, txn: LmdbTransaction) -> int:
@@ -305,6 +311,8 @@ class LmdbTables(LmdbReading):
         self.next_housekeeping = self.clock() + HOUSEKEEPING_SECONDS
         self.unasked_bytes = 0
         self.used_bytes = None  # counted anew without a commit: when a helper has ended, what it held is reusable
+        if self.held_back_bytes >= HOUSEKEEPING_BYTES:
+            self.sync()
         try:
             self.environment.reader_check()
             self.is_read = READING.search(self.environment.readers()) is not None

@@ -398,6 +398,24 @@ def test_room_is_counted_for_what_is_not_in_the_file_yet(tmp_path: Path) -> None
         assert tables.space().disk_free_bytes <= before - 100_000
 
 
+def test_pages_that_the_open_transaction_freed_are_no_room_until_it_is_durable(tmp_path: Path) -> None:
+    """On a full disk a node took entries for them, could not write, and could not start again."""
+    seconds = [0.0]
+    with LmdbTables(tmp_path, wal_bytes=256 * KIB, clock=lambda: seconds[0]) as tables:
+        for number in range(60):
+            put(tables, number, size=25_000)
+        tables.sync()
+        before = tables.space()
+        batch = Batch()
+        batch.delete_range("kv", b"", None, 1000)
+        tables.commit(batch)
+        freed = tables.space()
+        assert freed.used_bytes < before.used_bytes - (2 << 20)
+        assert freed.reusable_bytes <= before.reusable_bytes
+        seconds[0] += 2.0
+        assert tables.space().reusable_bytes > before.reusable_bytes + (1 << 20), "within a second it is"
+
+
 def test_every_operation_comes_back_from_its_bytes() -> None:
     batch = Batch()
     batch.put("meta", b"a", b"1")
