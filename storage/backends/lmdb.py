@@ -27,7 +27,7 @@ from forge_consensus.storage.backends.lmdb_environment import (
     repeat,
     write,
 )
-from forge_consensus.storage.backends.lmdb_file import check_file
+from forge_consensus.storage.backends.lmdb_file import check_file, make_lock_file, no_empty_file
 from forge_consensus.storage.backends.lmdb_reading import LmdbReading, LmdbView, Opened, Result
 from forge_consensus.storage.backends.tables import Batch, Looked, Space, TablesView
 from forge_consensus.storage.backends.write_ahead import NAME as WRITE_AHEAD
@@ -91,12 +91,7 @@ class LmdbTables(LmdbReading):
         self.transaction: LmdbTransaction | None = None
         """What was committed to the log and not to the tables' file yet. The thread that began it ends it."""
         self.unsynced_bytes = 0
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_file(self.path)
-            self.environment = open_environment(self.path, map_bytes, readonly=False)
-        except (lmdb.Error, OSError, ValueError) as error:
-            raise failed("cannot open", self.path, error) from error
+        self.environment = self.opened_environment(map_bytes)
         try:
             self.open_tables()
             # A new file is durable only when its name is durable in the folders above it.
@@ -112,6 +107,17 @@ class LmdbTables(LmdbReading):
         self.map_bytes = self.environment.info()["map_size"]
         self.page_bytes = self.environment.stat()["psize"]
         self.take_quota(quota_bytes)
+
+    def opened_environment(self, map_bytes: int) -> lmdb.Environment:
+        """Open the environment, a new one if there is none. Raises `StorageError`, `CorruptionError` for damage."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_file(self.path)
+            make_lock_file(self.path)
+            with no_empty_file(self.path):
+                return open_environment(self.path, map_bytes, readonly=False)
+        except (lmdb.Error, OSError, ValueError) as error:
+            raise failed("cannot open", self.path, error) from error
 
     def open_tables(self) -> None:
         """Open the tables, creating those that are missing, and let them have what a crash left in the log.

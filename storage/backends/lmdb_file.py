@@ -6,8 +6,10 @@ an assertion. So a file that is shorter than its last commit says is read here f
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -15,6 +17,9 @@ from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.sealed import REJOIN
 
 NAME: Final = "data.mdb"
+LOCK_NAME: Final = "lock.mdb"
+LOCK_BYTES: Final = 8192
+"""What LMDB's own lock takes for 64 readers, in whole pages."""
 MAGIC: Final = 0xBEEFC0DE
 META: Final = struct.Struct("<16x II 16x I 36x Q 40x Q QQ")
 """A meta page: header, magic, version, address and size of the map, page size, the root of the table of free pages, the
@@ -60,6 +65,39 @@ def check_file(folder: Path) -> None:
             raise CorruptionError(f"{path} does not begin like a store of this program: it does not run. {REJOIN}")
         if size_bytes < (meta.last_page + 1) * meta.page_bytes and not is_whole(file, meta, size_bytes):
             raise CorruptionError(f"{path} was cut to {size_bytes} bytes, and pages that are in use lack. {REJOIN}")
+
+
+def make_lock_file(folder: Path) -> None:
+    """Write LMDB's own lock full of zeros if it is not there.
+
+    LMDB would make it with a length and no blocks, and map it: on a full disk the first change of it is SIGBUS. Raises
+    `OSError` if the disk has no room.
+    """
+    path = folder / LOCK_NAME
+    # One that is there is not even opened, because to close it would drop the locks that this process has on it.
+    if path.exists() and path.stat().st_size:
+        return
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        file.write(bytes(LOCK_BYTES))
+        file.flush()
+        os.fsync(file.fileno())  # on some file systems blocks are taken only here
+
+
+@contextmanager
+def no_empty_file(folder: Path) -> Iterator[None]:
+    """Let LMDB make its file, and remove what it could not write to.
+
+    A new folder on a full disk would be refused for ever, as one that was emptied. Raises what is raised within.
+    """
+    path = folder / NAME
+    was_there = path.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def newest_meta(file: BinaryIO) -> Meta | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from forge_consensus.errors import CorruptionError
+from forge_consensus.errors import CorruptionError, StorageError
 from forge_consensus.storage.backends.lmdb import LmdbTables
-from forge_consensus.storage.backends.lmdb_file import NAME, check_file
+from forge_consensus.storage.backends.lmdb_file import LOCK_BYTES, NAME, check_file
 from forge_consensus.storage.backends.tables import TABLES, Batch
 from forge_consensus.storage.verify import verify_folder
 
@@ -132,3 +132,20 @@ def test_freed_pages_count_as_room_except_while_a_helper_reads(tmp_path: Path) -
             batch.delete("kv", b"k")
             tables.commit(batch)
             assert tables.space().reusable_bytes <= freed - 2 * 50 * PAGE
+
+
+def test_a_new_folder_on_a_full_disk_ends_nothing_by_a_signal_and_stays_new(tmp_path: Path) -> None:
+    """LMDB maps its lock, and a page of it that the disk has no block for is SIGBUS; of its file an empty one stays."""
+
+    def on_a_full_disk(path: Path, *_: object, **__: object) -> None:
+        lock = (path / "lock.mdb").read_bytes()
+        assert len(lock) == LOCK_BYTES, "the blocks of the lock are there before LMDB maps it"
+        (path / NAME).touch()
+        raise lmdb.DiskError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+        patch.setattr("forge_consensus.storage.backends.lmdb.open_environment", on_a_full_disk)
+        LmdbTables(tmp_path)
+    assert (tmp_path / "lock.mdb").stat().st_mode & 0o777 == 0o600
+    with LmdbTables(tmp_path) as tables:
+        assert tables.count("kv") == 0
