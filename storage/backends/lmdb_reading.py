@@ -156,11 +156,18 @@ class LmdbView(LmdbReading):
     def repeat(self, mark: Mark, map_bytes: int) -> None:
         """Let the view show what a crash left in the write-ahead log, in a transaction that is never committed.
 
-        Raises `CorruptionError`, `OSError`, `lmdb.Error`; without the right to write to the file, too.
+        Raises `CorruptionError`, `OSError`, `lmdb.Error`, `StorageError` without the right to write to the file.
         """
         self.transaction.abort()
         self.environment.close()
-        self.environment = open_environment(self.path, map_bytes, readonly=False, lock=False)
+        try:
+            self.environment = open_environment(self.path, map_bytes, readonly=False, lock=False)
+        except lmdb.Error as error:
+            raise StorageError(
+                f"cannot read the tables in {self.path}: {error}. Their node was killed, and LMDB shows what the "
+                "write-ahead log has only where it may write, although nothing is written: run this as a user who may "
+                "write there, or on a copy of the folder"
+            ) from error
         self.transaction = self.environment.begin(write=True)
         self.databases = open_databases(self.environment, self.transaction)
         repeat(self.path, self.transaction, self.databases, mark)

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import CorruptionError, InvalidConfigError, StorageError
-from forge_consensus.storage.backends import write_ahead
+from forge_consensus.storage.backends import lmdb_environment, lmdb_reading, write_ahead
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.lmdb_reading import LmdbView
 from forge_consensus.storage.backends.tables import Batch, Tables
@@ -250,6 +251,18 @@ def test_a_stopped_nodes_folder_is_read_with_its_log_and_not_changed(tmp_path: P
         assert view.count("kv") == 8
         assert view.get("kv", b"key 7") == b"7" * 100
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_who_may_not_write_is_told_why_a_look_needs_it(tmp_path: Path, monkeypatch: Patch) -> None:
+    def open_environment(path: Path, map_bytes: int, *, readonly: bool, lock: bool) -> lmdb.Environment:
+        if not readonly:
+            raise lmdb.ReadonlyError("Read-only file system")
+        return lmdb_environment.open_environment(path, map_bytes, readonly=readonly, lock=lock)
+
+    folder = crashed(tmp_path)
+    monkeypatch.setattr(lmdb_reading, "open_environment", open_environment)
+    with pytest.raises(StorageError, match=r"Read-only file system\. Their node was killed.* on a copy of the folder"):
+        LmdbView(folder, lock=False)
 
 
 def test_a_view_of_a_running_node_shows_what_was_synced(tmp_path: Path) -> None:
