@@ -46,6 +46,8 @@ HEAD: Final = struct.Struct("<II")
 NUMBER: Final = struct.Struct("<Q")
 RECORD_BYTES: Final = HEAD.size + NUMBER.size
 """What a record has beside its payload."""
+PIECE_BYTES: Final = 1 << 20
+"""A new file is written in pieces of this length, because a long one would need as much memory."""
 LARGE_SHARE: Final = 8
 """A batch of more than this part of the file is committed with the open transaction, instead of written twice."""
 
@@ -88,7 +90,9 @@ class WriteAheadLog:
         temporary = folder / f"{NAME}{TEMPORARY_SUFFIX}"
         self.descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            write_all(self.descriptor, header_of(self.epoch, size_bytes).ljust(size_bytes, b"\0"), 0)
+            write_all(self.descriptor, header_of(self.epoch, size_bytes).ljust(min(PIECE_BYTES, size_bytes), b"\0"), 0)
+            for place in range(PIECE_BYTES, size_bytes, PIECE_BYTES):
+                write_all(self.descriptor, bytes(min(PIECE_BYTES, size_bytes - place)), place)
             os.fsync(self.descriptor)
             temporary.replace(folder / NAME)
             fsync_directory(folder)

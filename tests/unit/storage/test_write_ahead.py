@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -229,6 +230,18 @@ def test_a_log_that_nobody_needs_is_removed(tmp_path: Path) -> None:
 
 
 # --- when it is there -------------------------------------------------------------------------------------------------
+
+
+def test_a_long_log_is_made_with_little_memory(tmp_path: Path) -> None:
+    size = (48 << 20) + 4096
+    tracemalloc.start()
+    try:
+        log = WriteAheadLog(tmp_path, size)
+        log.close()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / NAME).stat().st_size == size
 
 
 def test_an_orderly_end_leaves_no_log(tmp_path: Path) -> None:
