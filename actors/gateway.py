@@ -40,6 +40,7 @@ from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERH
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
 from forge_consensus.actors.raft.log_pages import log_page
+from forge_consensus.actors.raft.session_claims import ANOTHERS, is_anothers
 from forge_consensus.actors.raft.waiting import Applications, Result, WaitingBatch
 from forge_consensus.actors.runtime.actor import Context
 from forge_consensus.actors.runtime.address import SenderAddress
@@ -54,12 +55,14 @@ from forge_consensus.errors import (
     OperationFailedError,
     OutcomeUnknownError,
     ProtocolError,
+    SessionExpiredError,
     StorageFullError,
 )
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND
 from forge_consensus.storage.ledger.record import Kind
-from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
+from forge_consensus.storage.machines.session_owner import opening, owner_of
+from forge_consensus.storage.machines.sessions import TTL_MS_MAX
 
 HELD_BYTES_MAX: Final = 16 << 20
 HELD_MAX: Final = 10_000
@@ -165,8 +168,8 @@ class GatewayActor(BackupDesk):
 
     def receiveMsg_OpenSession(self, message: OpenSession, sender: Any) -> None:
         """Propose the log entry that opens a session; its index becomes the session's id."""
-        ttl = min(max(message.ttl_ms, 1), TTL_MS_MAX).to_bytes(TTL_BYTES)
-        self.propose(sender, 0, [Proposal(Kind.SESSION, 0, 0, 0, ttl)])
+        ttl_ms = min(max(message.ttl_ms, 1), TTL_MS_MAX)
+        self.propose(sender, 0, [Proposal(Kind.SESSION, 0, 0, 0, opening(ttl_ms, owner_of(sender.identity)))])
 
     def propose(self, asker: SenderAddress, session: int, proposals: list[Proposal]) -> None:
         """Append proposals if this node leads, and keep the client waiting until they are applied.
@@ -176,8 +179,8 @@ class GatewayActor(BackupDesk):
         """
         ledger, waiting = self.ledger, self.waiting
         term = ledger.leading_term
-        if term is None:
-            self.refuse_leader(asker)
+        if term is None or is_anothers(ledger, session, asker.identity):
+            self.refuse_proposals(asker, session)
             return
         room, busy = self.capacity.commands(asker, len(proposals))
         if self.shared.handover is not None and not busy and self.hold(asker, session, proposals):
@@ -204,6 +207,14 @@ class GatewayActor(BackupDesk):
         waiting.add_batch(WaitingBatch(*appended, asker, session, self.context.observation.turn_began))
         self.unanswered.add(asker)
         self.tell("replication", Appended(*appended))
+
+    def refuse_proposals(self, asker: SenderAddress, session: int) -> None:
+        """Refuse all proposals of a client, because this node does not lead, or the session is somebody else's."""
+        if self.ledger.leading_term is None:
+            self.refuse_leader(asker)
+            return
+        self.context.refuse(ANOTHERS, f"client {asker.identity} sent commands in session {session} of somebody else")
+        self.refuse(asker, SessionExpiredError.code, f"{asker.identity} has no session {session}: open one of your own")
 
     def hold(self, asker: SenderAddress, session: int, proposals: list[Proposal]) -> bool:
         """Keep proposals until a handover is over, as long as there are not too many; returns whether it did."""

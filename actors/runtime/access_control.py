@@ -62,3 +62,8 @@ class AccessControl:
     def of_key(self, key: str) -> Principal | None:
         """Return who holds the secret part of a public key now; None for nobody who is known."""
         return self.current.by_key.get(key)
+
+    def name_of(self, key: str) -> str:
+        """Return the name of whoever holds the secret part of a public key; empty for nobody who is known."""
+        principal = self.current.by_key.get(key)
+        return "" if principal is None else principal.name

@@ -80,10 +80,11 @@ class SenderAddress(Address):
     """The sender of a frame: an answer returns on the same connection and echoes request number and send time.
 
     `node` is empty for a client. `connection` is None for the sender of an answer, which cannot be answered. `boot_id`
-    is the (incarnation, boot) that a greeting names, ("", 0) for every other frame.
+    is the (incarnation, boot) that a greeting names, ("", 0) for every other frame. `identity` is the name in the list
+    of access of whoever proved a key on the connection; empty where nobody is asked.
     """
 
-    __slots__ = ("actor", "boot_id", "connection", "holder", "node", "request", "sent")
+    __slots__ = ("actor", "boot_id", "connection", "holder", "identity", "node", "request", "sent")
 
     def __init__(self, node: str, actor: str, connection: Any, request: int, sent: int, holder: Holder) -> None:
         super().__init__(None)
@@ -94,6 +95,7 @@ class SenderAddress(Address):
         self.sent = sent
         self.holder = holder
         self.boot_id: tuple[str, int] = ("", 0)
+        self.identity = ""
 
     def deliver(self, message: Any, sender: Address) -> None:
         """Hold the answer until the turn is committed."""

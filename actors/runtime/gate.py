@@ -216,6 +216,7 @@ class Gate:
                 self.refuse_member(frame, sender, key, denial)
             return denial is None
         judged = permits.of_client(frame.message, key)
+        sender.identity = permits.access.name_of(key)
         if judged.denial is not None:
             self.refusals.report(*judged.denial)
             refused = Refused(AuthenticationFailedError.code, judged.denial.text, "", "", 0, judged.denied)

@@ -39,10 +39,17 @@ LATE_SECONDS = 0.02
 
 
 class LocalConnection:
-    """A client in the node's process, which exchanges messages without encoding. It is a client's `LocalPort`."""
+    """A client in the node's process, which exchanges messages without encoding. It is a client's `LocalPort`.
 
-    def __init__(self, base: ZeroMqBase) -> None:
+    Args:
+        base: the node.
+        key: the public key that the client shows other nodes, so that its session is one for all; empty if none.
+
+    """
+
+    def __init__(self, base: ZeroMqBase, key: str = "") -> None:
         self.base = base
+        self.key = key
         self.deliver: Callable[[Any, int], None] = lambda message, request: None
 
     @property
@@ -65,6 +72,7 @@ class LocalConnection:
         engine = self.base.engine
         message, request = asked
         sender = SenderAddress("", GATEWAY, self, request, 0, engine.outbox)
+        sender.identity = "" if self.base.access is None else self.base.access.name_of(self.key)
         engine.next_turn(engine.actor(GATEWAY), message, sender)
 
     def close(self) -> None:

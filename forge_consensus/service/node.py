@@ -36,7 +36,7 @@ from forge_consensus.security.encryption_key import key_of_settings
 from forge_consensus.service.access_watch import AccessWatch
 from forge_consensus.service.joining import Joining, founded_with
 from forge_consensus.service.member_files import CertificateWatch, MemberFiles, Proofs, check_own
-from forge_consensus.service.node_security import access_of, check_exposure, joining_credentials
+from forge_consensus.service.node_security import access_of, check_exposure, joining_credentials, own_credentials
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.folder_tables import open_tables
 from forge_consensus.storage.backends.tables import Tables
@@ -276,9 +276,13 @@ class Node:
         return self.base.sockets.bind_address
 
     def port(self) -> LocalConnection:
-        """Return a new connection for a client in this process."""
+        """Return a new connection for a client in this process, which has the sessions of the client's key elsewhere.
+
+        Raises `InvalidConfigError` for a key file that cannot be.
+        """
         assert self.base is not None, "the node is open"
-        return LocalConnection(self.base)
+        credentials = own_credentials(self.settings.security, self.access)
+        return LocalConnection(self.base, "" if credentials is None else credentials.keys.public)
 
     def serve_reloads(self, reload: ReloadConfiguration) -> None:
         """Let clients have the configuration read again by calling this, on a helper thread."""

@@ -47,7 +47,8 @@ from forge_consensus.storage.machines.machine import (
     apply_all,
     apply_one,
 )
-from forge_consensus.storage.machines.sessions import IN_PROGRESS, TTL_BYTES, Sessions
+from forge_consensus.storage.machines.session_owner import opened
+from forge_consensus.storage.machines.sessions import IN_PROGRESS, Sessions
 from forge_consensus.storage.machines.steps import Encoded, WaitingQueries, WaitingQuery, finished
 
 APPLIED = b"applied"
@@ -297,7 +298,8 @@ class Applier:
                 self.sessions.finish(session, seq, outcome)
             return Applied(index, term, session, seq, outcome)
         if kind == SESSION:
-            self.sessions.open(index, self.elapsed_ms, int.from_bytes(data[:TTL_BYTES]), used)
+            ttl_ms, owner = opened(data)
+            self.sessions.open(index, self.elapsed_ms, ttl_ms, used, owner)
         elif kind not in LEVEL_OF_KIND:  # written by a newer version that ran on this folder
             raise unknown_kind(index, kind)
         return Applied(index, term, 0, 0, DONE)

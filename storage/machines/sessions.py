@@ -11,6 +11,7 @@ from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.tables import Batch, TablesView
 from forge_consensus.storage.machines.chunks import chunks_of
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome, refusal
+from forge_consensus.storage.machines.session_owner import NO_OWNER
 from forge_consensus.storage.machines.session_rows import (
     TABLE,
     WHAT,
@@ -41,8 +42,6 @@ OUTCOME_COST_MAX: Final = RESULT_BYTES_MAX + OUTCOME_OVERHEAD_BYTES
 """No result counts more."""
 TTL_MS_MAX: Final = 24 * 3600 * 1000
 """The longest time without a command after which a session still lives; a client that asks for more gets this."""
-TTL_BYTES: Final = 8
-"""The data of the entry that opens a session is its time to live in milliseconds, in this many bytes."""
 
 EXPIRED: Final = refusal(
     "CONSENSUS_SESSION_EXPIRED",
@@ -85,6 +84,7 @@ class Session:
         "last_index",
         "last_ms",
         "outcomes",
+        "owner",
         "pending",
         "shared",
         "staged",
@@ -93,11 +93,16 @@ class Session:
         "ttl_ms",
     )
 
-    def __init__(self, last_ms: int, ttl_ms: int, done_below: int = 0, last_index: int = 0) -> None:
+    def __init__(
+        self, last_ms: int, ttl_ms: int, done_below: int = 0, last_index: int = 0, owner: int = NO_OWNER
+    ) -> None:
         self.last_ms = last_ms
         self.last_index = last_index
         self.ttl_ms = ttl_ms
         self.done_below = done_below
+        self.owner = owner
+        """Who may use it, see `forge_consensus.storage.machines.session_owner`. It decides what enters a leader's log,
+        never what becomes of an entry, so nodes that know less of it have the same state otherwise."""
         self.outcomes: dict[int, Outcome] = {}
         self.kept_bytes = 0
         """What all kept outcomes count."""
@@ -155,15 +160,16 @@ class Session:
 
     @property
     def head(self) -> Head:
-        """The numbers of the session as its row has them."""
-        return [self.last_ms, self.ttl_ms, self.done_below, self.last_index]
+        """The numbers of the session as its row has them; that of the owner only if there is one."""
+        head = [self.last_ms, self.ttl_ms, self.done_below, self.last_index]
+        return [*head, self.owner] if self.owner else head
 
     @classmethod
     def of(cls, head: Head) -> Session:
         """Return a session with these numbers and no outcomes. Raises `CorruptionError` if they are too few."""
         if len(head) < 3:
             raise CorruptionError(f"{WHAT} does not decode: {len(head)} numbers")
-        return cls(*head[:4])
+        return cls(*head[:5])
 
     def checkpoint(self, batch: Batch, generation: int, session: int) -> None:
         """Stage what is not on disk."""
@@ -212,8 +218,8 @@ class Sessions:
         self.sweep_ms = 0
         """Before this time no session can have expired, so opening many need not look at all of them."""
 
-    def open(self, index: int, elapsed_ms: int, ttl_ms: int, used: int = 0) -> int:
-        """Open a session by the log entry at `index`; returns its id, which is that index.
+    def open(self, index: int, elapsed_ms: int, ttl_ms: int, used: int = 0, owner: int = NO_OWNER) -> int:
+        """Open a session of `owner` by the log entry at `index`; returns its id, which is that index.
 
         Expired sessions are removed; if there are still too many, so is the one whose last use is the oldest.
         """
@@ -223,7 +229,7 @@ class Sessions:
         live = self.live
         while len(live) >= self.sessions_max:
             self.remove(self.most_silent())
-        state = live[index] = Session(elapsed_ms, ttl_ms, last_index=used)
+        state = live[index] = Session(elapsed_ms, ttl_ms, last_index=used, owner=owner)
         if len(self.silent) > 2 * self.sessions_max:
             self.silent.clear()
         if self.silent:

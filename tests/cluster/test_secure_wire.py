@@ -15,7 +15,8 @@ import pytest
 import zmq
 
 from forge_consensus.actors.codec import Frame, decode, encode
-from forge_consensus.actors.messages import CheckPeer, Hello, HelloReply
+from forge_consensus.actors.messages import CheckPeer, Hello, HelloReply, Refused, Submit
+from forge_consensus.actors.raft.session_claims import ANOTHERS
 from forge_consensus.actors.runtime.gate import KEY
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import (
@@ -23,6 +24,7 @@ from forge_consensus.errors import (
     ConnectionFailedError,
     ConsensusError,
     ConsensusTimeoutError,
+    SessionExpiredError,
 )
 from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.types import LeaderElected
@@ -431,6 +433,19 @@ def test_a_stolen_public_key_of_a_member_is_worth_nothing(cluster: LocalCluster)
     assert not peer_frames(cluster, shows)
 
 
+def test_a_guessed_session_is_of_no_use(cluster: LocalCluster) -> None:
+    """Whoever may write as well can neither take the place of another one's next command nor get its result."""
+    leader = cluster.wait_for_leader()
+    with cluster.client(timeout=5.0) as client:
+        client.put("guessed", 1)
+        core = client.driver.core
+        taken = ((core.commands.last + 1, Command("set", {"key": "guessed", "value": "wrong"}).encode()),)
+        answer = spoken(cluster, leader, cluster.credentials("writer"), Submit(core.session, 1, taken), "gateway", "")
+        assert (type(answer), answer.code) == (Refused, SessionExpiredError.code)
+        assert client.incr("guessed", 1) == 2
+    assert cluster.status(leader)["refused"][ANOTHERS] >= 1
+
+
 def test_ten_thousand_half_open_connections_keep_nobody_out(cluster: LocalCluster) -> None:
     """Nodes shut the oldest that have proven nothing; the process grows by a bounded amount."""
     node = cluster.wait_for_leader()
@@ -467,6 +482,25 @@ def test_an_application_writes_through_a_node_that_does_not_lead() -> None:
         follower = threads.service(threads.followers()[0])
         follower.put("k", 1)
         assert follower.read("k", read_from="leader") == 1
+
+
+def test_an_application_has_one_session_whether_its_node_leads_or_not() -> None:
+    """It speaks with its own node inside the process and with the others by its key, and is the same client for all."""
+    with LocalCluster(nodes=3, mode="thread", secure=True) as threads:
+        threads.wait_for_leader()
+        name = threads.followers()[0]
+        service = threads.service(name)
+        service.put("k", 1)
+        assert service.client is not None
+        core = service.client.driver.core
+        sessions = [core.session]
+        for target in (name, threads.followers()[-1], name):
+            service.transfer_leadership(target)
+            wait_until(lambda target=target: service.leader_report().leader == target)  # type: ignore[misc]
+            service.incr("k")
+            sessions.append(core.session)
+        assert len(set(sessions)) == 1
+        assert service.get("k") == 4
 
 
 def test_an_application_speaks_with_its_node_in_another_process(tmp_path: Path) -> None:

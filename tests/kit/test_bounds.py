@@ -11,7 +11,8 @@ from loguru import logger
 from forge_consensus.actors.messages import Results
 from forge_consensus.storage.backends.memory import QUOTA_BYTES
 from forge_consensus.storage.ledger.record import Kind, encode, parse
-from forge_consensus.storage.machines.sessions import EXPIRED, OUTCOMES_MAX, SESSIONS_MAX, TTL_BYTES, Sessions
+from forge_consensus.storage.machines.session_owner import TTL_BYTES
+from forge_consensus.storage.machines.sessions import EXPIRED, OUTCOMES_MAX, SESSIONS_MAX, Sessions
 from forge_consensus.testing.rules.bound_rules import is_of_client
 from forge_consensus.testing.rules.session_rules import SessionRules
 from forge_consensus.testing.rules.violations import ViolationError

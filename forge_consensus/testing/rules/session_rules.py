@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from forge_consensus.actors.messages import Results
 from forge_consensus.storage.ledger.record import Kind, Record, kind_of, parse
-from forge_consensus.storage.machines.sessions import EXPIRED, SESSIONS_MAX, TTL_BYTES
+from forge_consensus.storage.machines.session_owner import opened
+from forge_consensus.storage.machines.sessions import EXPIRED, SESSIONS_MAX
 from forge_consensus.testing.rules.violations import demand
 
 CLOCK_ERROR_MAX = 0.1
@@ -29,7 +30,7 @@ class SessionRules:
 
     def opens(self, key: tuple[int, int], data: bytes) -> None:
         """Note an entry that opens a session."""
-        self.lives[key] = int.from_bytes(data[:TTL_BYTES]) / 1000
+        self.lives[key] = opened(data)[0] / 1000
 
     def applies(self, record: Record) -> None:
         """Note that a machine executes a session's command."""

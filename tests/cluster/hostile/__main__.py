@@ -17,7 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.cluster.hostile", description=__doc__)
     parser.add_argument("--frames", type=int, default=1_000_000, help="how many hostile frames are sent")
     parser.add_argument("--connections", type=int, default=10_000, help="how many half-open connections are made")
-    parser.add_argument("--secure", action="store_true", help="encrypt every connection; frames are those of a reader")
+    parser.add_argument("--secure", action="store_true", help="encrypt all; frames are those of a known client")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)), help="what all is drawn from")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:

@@ -23,7 +23,7 @@ LOOK_SECONDS = 0.1
 AFTER_SECONDS = 5.0
 """How long after the attack the nodes' memory is looked at."""
 FLOOD_SECONDS_MAX = 1800.0
-READER = "reader"
+ATTACKER = "attacker"
 
 
 class HonestClient(threading.Thread):
@@ -83,9 +83,9 @@ def orders_for(cluster: LocalCluster, seed: int, frames: int, connections: int, 
     """What the attacker is told."""
     servers, secret = {}, ""
     if secure:
-        cluster.access.add_client(READER, ["read"])
+        cluster.access.add_client(ATTACKER, ["read"], ["write hostile/*"])
         servers = {node: cluster.access.keys[node].public for node in cluster.names}
-        secret = cluster.access.keys[READER].secret
+        secret = cluster.access.keys[ATTACKER].secret
         time.sleep(1.5)  # a node looks at its list once a second
     events = [str(cluster.status(name, 5.0)["events_address"]) for name in cluster.names]
     return Orders(seed, cluster.cluster_id, cluster.addresses, events, frames, connections, servers, secret)
@@ -120,7 +120,7 @@ def run(folder: Path, seed: int, frames: int, connections: int, *, secure: bool)
         seed: what is drawn is drawn from it.
         frames: how many hostile frames are sent.
         connections: how many half-open connections are made.
-        secure: whether the cluster is encrypted, and the frames are those of a client that may read.
+        secure: whether the cluster is encrypted, and the frames are those of a client that is let in.
 
     """
     with LocalCluster(folder=folder, secure=secure, cluster_id="hostile") as cluster:

@@ -38,6 +38,10 @@ SUBSCRIPTIONS = 3000
 STRANGERS = 40
 """Each tries ten times a second, so together they are put off."""
 QUEUE_FRAMES = 100
+SESSIONS_OF_OTHERS = range(2, 10)
+"""The first clients of a new cluster have these."""
+NO_SESSION = (1 << 40,)
+"""Without keys nobody is asked whose a session is, so a session of others would be a hit."""
 Socket = zmq.Socket[bytes]
 
 
@@ -56,7 +60,7 @@ class Orders:
     servers: dict[str, str]
     """Node -> its public key; empty where nothing is encrypted."""
     secret: str = ""
-    """The secret key of a client that is let in, and may read."""
+    """The secret key of a client that is let in, may read, and may write some keys of its own."""
 
 
 @dataclass
@@ -101,7 +105,7 @@ class Flood:
         self.deeds = Deeds()
         self.context: zmq.Context[Socket] = zmq.Context()
         self.context.set(zmq.MAX_SOCKETS, 4096)
-        self.keys = KeyPair.of_secret(orders.secret, "the reader's key") if orders.secret else None
+        self.keys = KeyPair.of_secret(orders.secret, "the attacker's key") if orders.secret else None
 
     def socket(self, kind: int, node: str, address: str, keys: KeyPair | None) -> Socket:
         """A socket that is connected, with these keys where they are needed."""
@@ -169,7 +173,7 @@ class Flood:
 
     def send_frames(self, endless: list[Endless]) -> None:
         """Send all frames, as fast as the nodes take them."""
-        drawn = HostileFrames(self.orders.seed, self.orders.cluster)
+        drawn = HostileFrames(self.orders.seed, self.orders.cluster, SESSIONS_OF_OTHERS if self.keys else NO_SESSION)
         places = list(self.orders.addresses.items()) * DEALERS
         dealers = [self.socket(zmq.DEALER, node, address, self.keys) for node, address in places]
         began = time.monotonic()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import product
 
 from forge_consensus.actors.codec import Frame, encode, sealed
-from forge_consensus.actors.messages import AppendEntries, Submit
+from forge_consensus.actors.messages import AppendEntries, Submit, WireMessage
+from forge_consensus.storage.machines.machine import Command
 from tests.worlds.raw_peer import SAMPLES, TO
 
 SENDERS = ("", "n1", "n2", "n3", "n9")
@@ -30,20 +32,25 @@ HEAD = b"\xdc\xff\xff\x03\xa7gateway\xa0\xa0\xa0\x00\x00\x01\x00\x90"
 """The header of a frame to the gateway, of an array with as many elements as there can be."""
 
 
+COMMANDS = tuple((n, Command("set", {"key": "hostile/k", "value": 1}).encode()) for n in range(200))
+"""They have the numbers of the next commands of a session that began a short time ago."""
+
+
 class HostileFrames:
     """Draws messages, each as its parts.
 
     Args:
         seed: they are drawn from.
         cluster: the id that the real ones name.
+        sessions: in which sessions real ones carry commands; those of others are a hit where they are not protected.
 
     """
 
-    def __init__(self, seed: int, cluster: str) -> None:
+    def __init__(self, seed: int, cluster: str, sessions: Sequence[int]) -> None:
         self.dice = random.Random(seed)
-        large = (
+        large: tuple[WireMessage, ...] = (
             AppendEntries(7, 1, 1, 1, 1, tuple(bytes([n]) * 900 for n in range(40))),
-            Submit(5, 1, tuple((n, b"\x92\xa3set\x82\xa3key\xa1k\xa5value\x01") for n in range(200))),
+            *(Submit(session, 1, COMMANDS) for session in sessions),
         )
         self.real = tuple(
             encode(Frame(TO.get(type(one), "gateway"), cluster, sender, "0" * 16 if sender else "", 1, 1, 9, 9, one))

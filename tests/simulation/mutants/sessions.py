@@ -68,8 +68,8 @@ def sessions_expire_by_each_nodes_own_clock(patch: Patch) -> None:
     ) -> Outcome | None:
         return begin(self, session, seq, done_below, own(self, time_ms), used)
 
-    def open_own(self: Sessions, index: int, time_ms: int, ttl_ms: int, used: int = 0) -> int:
-        return open_session(self, index, own(self, time_ms), ttl_ms, used)
+    def open_own(self: Sessions, index: int, time_ms: int, ttl_ms: int, used: int = 0, owner: int = 0) -> int:
+        return open_session(self, index, own(self, time_ms), ttl_ms, used, owner)
 
     patch.setattr(Ledger, "begin", note)
     patch.setattr(Sessions, "begin", begin_own)

@@ -78,9 +78,9 @@ class Guarded:
         self.node.turn((self.node.frame("", "gateway", message), f"->{name}", KEYS[name]))
         return [answer for to, answer in self.node.sent if to != "disk"]
 
-    def session(self) -> int:
-        """A session, of which any client may then send commands."""
-        (opened,) = [answer for answer in self.ask("admin", OpenSession(60_000)) if type(answer) is SessionOpened]
+    def session(self, name: str = "admin") -> int:
+        """A session of that client."""
+        (opened,) = [answer for answer in self.ask(name, OpenSession(60_000)) if type(answer) is SessionOpened]
         return opened.session
 
     def count(self, reason: str) -> int:
@@ -138,7 +138,7 @@ def test_each_kind_of_denial_is_counted_by_a_reason_of_its_own() -> None:
 def test_rules_allow_a_part_of_the_keys_and_no_more() -> None:
     """Of one frame only the commands that may not are refused; the others are carried out."""
     guarded = Guarded()
-    session = guarded.session()
+    session = guarded.session("shop")
     commands = (
         (1, command("set", key="shop/1", value=1)),
         (2, command("set", key="prices/1", value=1)),
@@ -186,7 +186,7 @@ def test_a_barrier_and_a_note_of_what_was_read_tell_nothing_and_need_no_key() ->
 
 def test_a_rule_is_worth_nothing_on_a_machine_whose_keys_nobody_knows() -> None:
     guarded = Guarded(keyed=False)
-    session = guarded.session()
+    session = guarded.session("writer")
     (refused,) = guarded.ask("shop", Submit(session, 1, ((1, command("set", key="shop/1", value=1)),)))
     assert refused.code == DENIED
     (refused,) = guarded.ask("looker", read("prices/1"))

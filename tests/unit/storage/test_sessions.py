@@ -16,6 +16,7 @@ from forge_consensus.storage.machines import sessions as sessions_module
 from forge_consensus.storage.machines.chunks import CHUNK_BYTES
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome
 from forge_consensus.storage.machines.session_import import SessionImport
+from forge_consensus.storage.machines.session_owner import NO_OWNER, opened, opening, owner_of
 from forge_consensus.storage.machines.sessions import (
     BUSY,
     EXPIRED,
@@ -295,6 +296,23 @@ def test_a_retry_gets_the_first_outcome_also_after_a_restart() -> None:
     again = loaded(tables)
     assert again.begin(5, 1, 0, 30) == first
     assert again.begin(5, 2, 0, 30) == failed
+
+
+def test_the_owner_of_a_session_is_kept_on_disk_and_in_snapshots() -> None:
+    sessions, tables = Sessions(), MemoryTables()
+    sessions.open(1, 0, 60_000, 1, owner_of("shop"))
+    sessions.open(2, 0, 60_000, 2)
+    save(sessions, tables)
+    for found in (loaded(tables), imported(sessions.export(), MemoryTables())):
+        assert {session: state.owner for session, state in found.live.items()} == {1: owner_of("shop"), 2: NO_OWNER}
+    assert Session.of(sessions.live[1].head[:4]).owner == NO_OWNER, "as an earlier program wrote it"
+    assert len(sessions.live[2].head) == 4, "without an owner the row is that of an earlier program"
+
+
+def test_the_owner_is_read_from_the_entry_that_opens_the_session_if_it_has_one() -> None:
+    assert opened(opening(60_000, owner_of("shop"))) == (60_000, owner_of("shop"))
+    assert opened((60_000).to_bytes(8)) == (60_000, NO_OWNER)
+    assert len({owner_of(name) for name in ("", "shop", "shop2", "Shop")}) == 4
 
 
 def test_a_skipped_number_is_new_when_it_arrives() -> None:
