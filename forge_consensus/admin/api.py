@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from forge_consensus.admin import (
+    access,
     backup,
     cluster,
     configuration,
@@ -38,6 +39,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *key_watches.OPERATIONS,
     *leases.OPERATIONS,
     *event_stream.OPERATIONS,
+    *access.OPERATIONS,
     *original.OPERATIONS,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +15,11 @@ from forge_consensus.cli.kv import hint, say
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import Duration, client_options
 from forge_consensus.client.access_commands import TTL_SECONDS_MAX
-from forge_consensus.client.access_records import AccessInfo, PrincipalInfo, TokenInfo
+from forge_consensus.client.access_records import AccessInfo, PrincipalInfo
+from forge_consensus.client.access_rows import FILE, LOG, REVOKED, granted, key_rows, token_rows, user_rows
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.output import cell, json_text, moment_text, table
+from forge_consensus.security.access import TOKEN_ID_CHARS
 from forge_consensus.security.curve import read_key_file
 from forge_consensus.security.permissions import ROLES
 
@@ -134,17 +136,24 @@ def revoke_token(token_id: str, force: bool, endpoints: list[str], timeout: floa
 @token.command("list")
 @client_options
 def list_tokens(endpoints: list[str], timeout: float, output: str) -> None:
-    """List the tokens: their ids, whose they are, and when they end."""
+    """List the tokens: their ids, whose they are, when they end, and which list says so.
+
+    FROM is log, or file: the access file of the node that answers, which is the leader. STATE says whether a token lets
+    its holder in. Where both name somebody, the log counts. Of a token that was revoked only the id is known.
+    """
     with client_of(endpoints, timeout) as client:
         access = client.access()
-    now = time.time()
-    found = [(one, each) for one in access.principals for each in one.tokens]
+    found, gone = token_rows(access, time.time()), revoked_rows(access, is_key=False)
     if output == "json":
-        click.echo(json_text({"tokens": [{"id": each.id, "name": one.name, **granted(one), "ends": each.ends,
-                                          "over": is_over(each, now)} for one, each in found]}))  # fmt: skip
-    elif found:
-        rows = [(each.id, cell(one.name), *grant_cells(one), ends_text(each, now)) for one, each in found]
-        click.echo("\n".join(table(("ID", "NAME", "ROLES", "RULES", "ENDS"), rows)))
+        click.echo(json_text({"tokens": found, "revoked": [each for each, _ in gone]}))
+        return
+    lines = [
+        (row["id"], cell(row["name"]), *grant_cells(row), ends_text(row["ends"]), row["state"], row["from"])
+        for row in found
+    ]
+    lines += [(each, "-", "-", "-", "-", REVOKED, place) for each, place in gone]
+    if lines:
+        click.echo("\n".join(table(("ID", "NAME", "ROLES", "RULES", "ENDS", "STATE", "FROM"), lines)))
     else:
         hint("there are no tokens")
 
@@ -159,16 +168,15 @@ def show_token(text: str, name: str | None, output: str) -> None:
         hint("keep it now: it is stored nowhere and cannot be shown again")
 
 
-def is_over(token: TokenInfo, now: float) -> bool:
-    """Whether a token has ended."""
-    return token.ends is not None and token.ends <= now
-
-
-def ends_text(token: TokenInfo, now: float) -> str:
+def ends_text(ends: float | None) -> str:
     """Return when a token ends, for people."""
-    if token.ends is None:
-        return "never"
-    return f"{moment_text(token.ends)[:-4]} UTC{' (over)' if is_over(token, now) else ''}"
+    return "never" if ends is None else f"{moment_text(ends)[:-4]} UTC"
+
+
+def revoked_rows(access: AccessInfo, *, is_key: bool) -> list[tuple[str, str]]:
+    """Return the keys, or the ids of tokens, that were revoked, each with the list that says so."""
+    lists = ((LOG, access.revoked), (FILE, access.revoked_in_file))
+    return [(each, place) for place, found in lists for each in found if (len(each) != TOKEN_ID_CHARS) == is_key]
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -237,36 +245,17 @@ def list_keys(endpoints: list[str], timeout: float, output: str) -> None:
     """
     with client_of(endpoints, timeout) as client:
         access = client.access()
-    lists = (("log", access.principals, access.revoked), ("file", access.in_file, access.revoked_in_file))
-    rows = [(each, one, place) for place, known, _ in lists for one in known for each in one.keys]
+    rows = key_rows(access)
     if output == "json":
-        keys = [{"key": each, "name": one.name, **granted(one), "from": place,
-                 "in_force": is_in_force(access, each, one, place)} for each, one, place in rows]  # fmt: skip
         revoked = {"revoked": list(access.revoked), "revoked_in_file": list(access.revoked_in_file)}
-        click.echo(json_text({"keys": keys, **revoked}))
+        click.echo(json_text({"keys": rows, **revoked}))
         return
-    lines = [
-        (each, cell(one.name), *grant_cells(one), state_of(access, each, one, place), place)
-        for each, one, place in rows
-    ]
-    lines += [(each, "-", "-", "-", "revoked", place) for place, _, revoked in lists for each in revoked]
+    lines = [(row["key"], cell(row["name"]), *grant_cells(row), row["state"], row["from"]) for row in rows]
+    lines += [(each, "-", "-", "-", REVOKED, place) for each, place in revoked_rows(access, is_key=True)]
     if lines:
         click.echo("\n".join(table(("KEY", "NAME", "ROLES", "RULES", "STATE", "FROM"), lines)))
     else:
         hint("there are no keys")
-
-
-def is_in_force(access: AccessInfo, public: str, one: PrincipalInfo, place: str) -> bool:
-    """Whether a key lets its holder in."""
-    return access.counts(one.name, public, in_file=place == "file")
-
-
-def state_of(access: AccessInfo, public: str, one: PrincipalInfo, place: str) -> str:
-    """Return whether a key lets its holder in, for people."""
-    if is_in_force(access, public, one, place):
-        return "valid"
-    is_revoked = public in access.revoked or public in access.revoked_in_file
-    return "revoked" if is_revoked else "the log counts"
 
 
 # --- users ------------------------------------------------------------------------------------------------------------
@@ -279,10 +268,11 @@ def list_users(endpoints: list[str], timeout: float, output: str) -> None:
     with client_of(endpoints, timeout) as client:
         access = client.access()
     if output == "json":
-        click.echo(json_text({"index": access.index, "users": users_rows(access)}))
+        click.echo(json_text({"index": access.index, "users": user_rows(access)}))
     elif access.principals:
         rows = [
-            (cell(one.name), *grant_cells(one), str(len(one.keys)), str(len(one.tokens))) for one in access.principals
+            (cell(one.name), *grant_cells(granted(one)), str(len(one.keys)), str(len(one.tokens)))
+            for one in access.principals
         ]
         click.echo("\n".join(table(("NAME", "ROLES", "RULES", "KEYS", "TOKENS"), rows)))
     else:
@@ -321,28 +311,9 @@ def remove_user(name: str, force: bool, endpoints: list[str], timeout: float, ou
     say(output, "removed; its keys and tokens are revoked", {"name": name, "removed": True})
 
 
-def users_rows(access: AccessInfo) -> list[dict[str, Any]]:
-    """Return the users as JSON has them."""
-    return [
-        {
-            "name": one.name,
-            "member": one.is_member,
-            **granted(one),
-            "keys": list(one.keys),
-            "tokens": [{"id": each.id, "ends": each.ends} for each in one.tokens],
-        }
-        for one in access.principals
-    ]
-
-
-def granted(one: PrincipalInfo) -> dict[str, Any]:
-    """Return what somebody may do, as JSON has it."""
-    return {"roles": list(one.roles), "rules": list(one.rules)}
-
-
-def grant_cells(one: PrincipalInfo) -> tuple[str, str]:
+def grant_cells(row: Mapping[str, Any]) -> tuple[str, str]:
     """Return what somebody may do, as two cells of a table."""
-    return joined(one.roles), joined(one.rules)
+    return joined(row["roles"]), joined(row["rules"])
 
 
 def joined(texts: Iterable[str]) -> str:

@@ -48,17 +48,18 @@ class AccessInfo:
     """Keys, and ids of tokens, that this file has that node refuse, whoever lists them."""
 
     def counts(self, name: str, key: str, *, in_file: bool) -> bool:
-        """Return whether a public key lets somebody in, as the node which answered judges it.
+        """Return whether a public key or a token lets somebody in, as the node which answered judges it.
 
         Args:
-            name: who has the key.
-            key: the key.
+            name: who has it.
+            key: the key, or the public part of the token; that a token has ended does not count here.
             in_file: whether it is the access file that says so, and not the log.
 
         """
         if key in self.revoked or key in self.revoked_in_file:
             return False
-        return not in_file or not (self.named(name) or any(key in one.keys for one in self.principals))
+        in_log = any(key in one.keys for one in self.principals) or self.holder(key) is not None
+        return not in_file or not (self.named(name) or in_log)
 
     def named(self, name: str) -> PrincipalInfo | None:
         """Return who has that name in the log, None if nobody has.

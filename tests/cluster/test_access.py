@@ -186,7 +186,12 @@ def test_users_keys_and_tokens_by_commands(tmp_path: Path, shell: Shell) -> None
     listed = {row["id"]: row for row in shell.json("auth", "token", "list")["tokens"]}
     assert token_id not in listed
     assert listed[rotated.removeprefix(TOKEN_MARK)[:12]]["name"] == "store"
-    assert shell.run("auth", "token", "revoke", rotated.removeprefix(TOKEN_MARK)[:12]).stdout == "revoked\n"
+    new_id = rotated.removeprefix(TOKEN_MARK)[:12]
+    assert (listed[new_id]["from"], listed[new_id]["state"], listed[new_id]["in_force"]) == ("log", "valid", True)
+    assert re.search(rf"{new_id} +store .* UTC +valid +log", shell.run("auth", "token", "list").stdout)
+    assert shell.run("auth", "token", "revoke", new_id).stdout == "revoked\n"
+    assert re.search(rf"{new_id} +- +- +- +- +revoked +log", shell.run("auth", "token", "list").stdout)
+    assert new_id not in shell.run("auth", "key", "list").stdout, "it is no key"
     assert shell.run("auth", "token", "revoke", "-x").exit_code == 2
 
     table = shell.run("auth", "user", "list").stdout
