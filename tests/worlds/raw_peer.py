@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import random
-import socket
-import time
 from types import TracebackType
 from typing import Any, Self
 
-import msgpack
 import zmq
 
 from forge_consensus.actors.codec import Frame, decode, encode
@@ -117,45 +113,3 @@ class RawPeer:
         """Send a frame and return the next answer."""
         self.send(message, **header)
         return self.receive()
-
-
-def garbage(dice: random.Random, cluster: str) -> tuple[bytes, ...]:
-    """One message that no node would send: random, truncated, mutated, nested, or with a false size."""
-    message = dice.choice(SAMPLES)
-    sender = dice.choice(["", "n1", "n2", "n3", "n9"])
-    whole = encode(
-        Frame(TO.get(type(message), "gateway"), cluster, sender, "0" * 16, 1, 1, dice.randrange(99), 0, message)
-    )
-    roll = dice.random()
-    if roll < 0.25:
-        return (dice.randbytes(dice.randrange(400)),)
-    if roll < 0.5:
-        return (whole[: dice.randrange(len(whole))],)
-    if roll < 0.8:
-        mutated = bytearray(whole)
-        for _ in range(dice.randint(1, 4)):
-            mutated[dice.randrange(len(mutated))] = dice.randrange(256)
-        return (bytes(mutated),)
-    if roll < 0.85:
-        return (whole, dice.randbytes(10), b"")
-    if roll < 0.9:
-        return (b"\x91" * dice.randint(1, 5000),)
-    if roll < 0.95:
-        return (dice.choice([b"\xdd", b"\xdf", b"\xc6", b"\xdb"]) + b"\xff\xff\xff\xff" + dice.randbytes(8),)
-    header = (1, "gateway", cluster, sender, "", 0, 0, 1, 0)
-    fields: list[Any] = [dice.choice([-1, 1.5, None, True, "x" * 70_000, b"", [], {}]) for _ in range(5)]
-    return (msgpack.packb((*header, dice.choice([-1, 0, 7, 9, 34, 36, 38, 1 << 60, "1"]), *fields)),)
-
-
-def send_noise(address: str, dice: random.Random, seconds_max: float = 0.2) -> None:
-    """Send bytes that are not even ZeroMQ to a node's port."""
-    host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=2.0) as raw:
-        raw.sendall(dice.choice([b"GET / HTTP/1.1\r\n\r\n", dice.randbytes(500), b"\xff" + b"\0" * 8 + b"\x7f\3"]))
-        raw.settimeout(seconds_max)
-        end = time.monotonic() + seconds_max
-        try:
-            while time.monotonic() < end and raw.recv(4096):
-                pass
-        except OSError:
-            pass

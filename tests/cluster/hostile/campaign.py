@@ -21,7 +21,6 @@ from tests.worlds.source_tree import ROOT
 PAUSE_SECONDS = 0.02
 LOOK_SECONDS = 0.1
 AFTER_SECONDS = 5.0
-"""How long after the attack the nodes' memory is looked at."""
 FLOOD_SECONDS_MAX = 1800.0
 ATTACKER = "attacker"
 
@@ -112,7 +111,9 @@ def attack(orders: Orders) -> dict[str, Any]:
     return found
 
 
-def run(folder: Path, seed: int, frames: int, connections: int, *, secure: bool) -> dict[str, Any]:
+def run(
+    folder: Path, seed: int, frames: int, connections: int, *, secure: bool, after_seconds: float = AFTER_SECONDS
+) -> dict[str, Any]:
     """Attack a cluster of three nodes; returns what happened, as JSON can hold it.
 
     Args:
@@ -121,6 +122,7 @@ def run(folder: Path, seed: int, frames: int, connections: int, *, secure: bool)
         frames: how many hostile frames are sent.
         connections: how many half-open connections are made.
         secure: whether the cluster is encrypted, and the frames are those of a client that is let in.
+        after_seconds: how long after the attack the memory of the nodes is looked at.
 
     """
     with LocalCluster(folder=folder, secure=secure, cluster_id="hostile") as cluster:
@@ -132,7 +134,7 @@ def run(folder: Path, seed: int, frames: int, connections: int, *, secure: bool)
             thread.start()
         time.sleep(1.0)
         deeds = attack(orders)
-        time.sleep(AFTER_SECONDS)
+        time.sleep(after_seconds)
         for thread in (client, watch):
             thread.ended.set()
             thread.join(30.0)
@@ -161,4 +163,5 @@ def run(folder: Path, seed: int, frames: int, connections: int, *, secure: bool)
             "crashes": len(pids.items() - alive.items()),
             "whole": whole,
             "refused": dict(refused),
+            "log_bytes_max": max(len(cluster.log_text(name)) for name in cluster.names),
         }
