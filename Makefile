@@ -82,7 +82,7 @@ campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 SECO
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES)) $(if $(PACE),--pace $(PACE)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(HARD),--hard) $(if $(STATE),--state $(STATE))
 
-siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5 (SECURE=1: encrypted), and judge what clients saw
+siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5 (SECURE=1: encrypted, certificates, roles), and judge what clients saw
 	$(BIN)/python -m tests.cluster.siege --minutes $(or $(MINUTES),5) $(if $(SECURE),--secure)
 
 hostile: $(STAMP) ## attack three real nodes with FRAMES=1000000 CONNECTIONS=10000 (SECURE=1: encrypted), beside an honest client
@@ -93,7 +93,7 @@ fuzz: $(STAMP) ## fuzz TARGET=frame (event command snapshot configuration body) 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	$(BIN)/python -m tests.fuzz $(or $(TARGET),frame) --seconds $(or $(SECONDS),60)
 
-demo: $(STAMP) ## start a cluster of three, put it under load and end its leader (SECURE=1: encrypted)
+demo: $(STAMP) ## start a cluster of three, put it under load and end its leader (SECURE=1: all encrypted)
 	$(BIN)/forge-consensus demo --seconds 15 $(if $(SECURE),--secure)
 
 format: $(STAMP) ## format the code and repair what ruff can

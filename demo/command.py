@@ -34,7 +34,7 @@ def interrupted(number: int, frame: FrameType | None) -> None:
     show_default=True,
     help="About how long the demo runs; it kills a leader every 15 s, at least once.",
 )
-@click.option("--secure", is_flag=True, help="Encrypt and authenticate every connection.")
+@click.option("--secure", is_flag=True, help="Encrypt and authenticate every connection, and encrypt the disks.")
 @click.pass_context
 def demo(ctx: click.Context, nodes: int, seconds: float, secure: bool) -> None:
     """Start a cluster, kill its leader, and watch the cluster continue.

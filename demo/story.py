@@ -10,6 +10,7 @@ from forge_consensus.demo.proof import DemoFailed, Proof, prove, wait_applied
 from forge_consensus.demo.view import View, make_view
 from forge_consensus.demo.writer import Writer
 from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.encrypted_disks import encrypted_disks
 from forge_consensus.testing.local.node_process import LOG_TAIL, uninterrupted
 
 LEADER_SECONDS_MAX = 15.0
@@ -21,6 +22,11 @@ END_SECONDS = 2.5
 """About how long failover, restart, proof and end take together."""
 PHASE_SECONDS_MIN = 0.3
 TICK_SECONDS = 0.05
+PROTECTED = (
+    "protected  every connection encrypted and authenticated (CURVE), whoever asks known by the list of access, logs, "
+    "states and snapshots encrypted on the disks (AES-256-GCM)"
+)
+"""What was on in a secure run."""
 
 
 @dataclass(slots=True)
@@ -42,7 +48,8 @@ class Story:
         self.seconds = seconds
         self.began = time.monotonic()
         self.numbers = Numbers()
-        self.cluster = LocalCluster(nodes, cluster_id="demo", secure=secure)
+        disks = encrypted_disks() if secure else None
+        self.cluster = LocalCluster(nodes, cluster_id="demo", secure=secure, environment=disks)
         self.writer: Writer | None = None
         self.feed: Feed | None = None
         self.view: View | None = None
@@ -71,7 +78,7 @@ class Story:
         """Start, write, lose the leader in each round, and prove."""
         self.view = make_view(self.line)
         view, cluster = self.view, self.cluster
-        view.step(f"starting {len(cluster.names)} nodes{', which encrypt every connection' if cluster.secure else ''}")
+        view.step(f"starting {len(cluster.names)} nodes{', which encrypt all' if cluster.secure else ''}")
         began = time.monotonic()
         cluster.start()
         self.feed = Feed(view.event, cluster.credentials())
@@ -192,4 +199,5 @@ class Story:
             f"events     {self.feed.received if self.feed else 0:,} received",
             f"verified   {proof.writes:,} writes on each of {proof.nodes} nodes as of entry {proof.index:,}"
             + (": all there, all nodes alike" if not proof.faults else ""),
+            *([PROTECTED] if self.cluster.secure else []),
         ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tests.cluster.siege.blows import BLOWS, impossible
 from tests.cluster.siege.campaign import LOADS, Orders, Siege
 from tests.cluster.siege.members import MEMBERS
+from tests.cluster.siege.protected import WHAT
 
 MINUTES = 5.0
 NODES_MIN = 3
@@ -74,7 +75,7 @@ def orders(arguments: Sequence[str] | None = None) -> Orders:
     parser.add_argument(
         "--secure",
         action="store_true",
-        help="encrypt every connection; without faults of links and changes of members",
+        help=f"with {WHAT}; without faults of links and changes of members",
     )
     given = parser.parse_args(arguments)
     minutes = given.minutes or (float("inf") if given.rounds else MINUTES)
@@ -99,6 +100,8 @@ def main() -> int:
     except KeyboardInterrupt:
         code = 130
     print("\n".join(siege.tally.lines(siege.passed)))
+    if siege.orders.secure:
+        print(f"with {WHAT}")
     print({0: "all was well", 1: "FAILED, see above", 130: "interrupted; what was judged was well"}[code], flush=True)
     return code
 

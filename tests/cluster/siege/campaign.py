@@ -18,6 +18,7 @@ from tests.cluster.siege.callers import LANES, Caller
 from tests.cluster.siege.feeds import FeedWatch
 from tests.cluster.siege.key_load import KeyLoad
 from tests.cluster.siege.places import DRIFTS, Place, place_of
+from tests.cluster.siege.protected import WRITER
 from tests.cluster.siege.registers import RegisterLoad
 from tests.cluster.siege.tally import Tally
 
@@ -57,7 +58,7 @@ class Orders:
     rounds_per_cluster: int = 3
     settle_seconds: float = SETTLE_SECONDS
     secure: bool = False
-    """Whether all connections of the clusters are encrypted."""
+    """Whether the clusters are protected by everything that there is (`ProtectedCluster`)."""
 
 
 class Load(Protocol):
@@ -159,7 +160,13 @@ class Siege:
         """Make a client; the first two make several calls concurrently."""
         dice = random.Random(f"{self.orders.seed} {number} {index}")
         at_once = len(LANES) if index < 2 else 1
-        return Caller(f"c{index}", cluster.client(), dice, leases=place.leases, at_once=at_once)
+        return Caller(
+            f"c{index}",
+            cluster.client(credentials=cluster.credentials(WRITER)),
+            dice,
+            leases=place.leases,
+            at_once=at_once,
+        )
 
     def load_of(
         self, cluster: LocalCluster, place: Place, callers: list[Caller], dice: random.Random

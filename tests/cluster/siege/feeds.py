@@ -12,6 +12,7 @@ from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.types import BecameLeader, ConsensusEvent
 from forge_consensus.feed.event_feed import EventFeed, Gap, Position
 from forge_consensus.testing.local.cluster import LocalCluster
+from tests.cluster.siege.protected import READER
 
 QUIET_SECONDS_MAX: Final = 30.0
 """The time limit, in seconds, for the feed to reach the end of the journals after the round."""
@@ -52,7 +53,7 @@ class FeedWatch:
     """Follows all nodes of one cluster for the cluster's whole life."""
 
     def __init__(self, cluster: LocalCluster) -> None:
-        self.shown: dict[str, Any] = {"cluster_id": cluster.cluster_id, "credentials": cluster.credentials()}
+        self.shown: dict[str, Any] = {"cluster_id": cluster.cluster_id, "credentials": cluster.credentials(READER)}
         self.numbers = Numbers()
         self.feed = EventFeed(cluster.endpoints, since=0, **self.shown)
         self.failure: BaseException | None = None

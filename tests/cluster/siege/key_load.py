@@ -35,6 +35,7 @@ from tests.cluster.siege.key_verdicts import (
     judge_writes,
 )
 from tests.cluster.siege.key_watchers import ROWS_MAX, KeyWatcher, State
+from tests.cluster.siege.protected import WRITER
 from tests.cluster.siege.tally import Tally
 from tests.cluster.siege.verdicts import LEVEL_TRIES
 
@@ -78,7 +79,7 @@ class KeyLoad:
     def new_client(self) -> Client:
         """A client, closed by who asks for it."""
         return Client(
-            self.cluster.endpoints, cluster_id=self.cluster.cluster_id, credentials=self.cluster.credentials()
+            self.cluster.endpoints, cluster_id=self.cluster.cluster_id, credentials=self.cluster.credentials(WRITER)
         )
 
     def start(self) -> None:
@@ -195,7 +196,7 @@ class KeyLoad:
             [self.cluster.real_addresses[name]],
             cluster_id=self.cluster.cluster_id,
             follow=False,
-            credentials=self.cluster.credentials(),
+            credentials=self.cluster.credentials(WRITER),
         ) as client:
             entries = client.read_detail({"entries": "", "limit": ROWS_MAX}, "stale", READ_SECONDS)
             leases = client.read_detail({"leases": 0}, "stale", READ_SECONDS)

@@ -11,6 +11,7 @@ from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster.siege.blows import BLOWS, PROXIED, impossible
 from tests.cluster.siege.members import MEMBERS
 from tests.cluster.siege.namespaces import LINKS, SpacedCluster, Switch
+from tests.cluster.siege.protected import ProtectedCluster
 
 NAMESPACES: Final = "namespaces"
 DRIFTS: Final = "clock-drifts"
@@ -26,7 +27,7 @@ class Place:
     nodes: int
     leases: bool = False
     secure: bool = False
-    """Whether all connections are encrypted; there is no proxy then, and so no fault of links."""
+    """Whether everything is on that `ProtectedCluster` has; there is no proxy then, and so no fault of links."""
 
     def possible(self, names: Sequence[str]) -> list[str]:
         """The given blows that can be struck here."""
@@ -48,8 +49,9 @@ class Place:
                 yield spaced
         else:
             transport = "ipc" if self.way == "ipc" else "tcp"
+            kind = ProtectedCluster if self.secure else LocalCluster
             options |= {"secure": True} if self.secure else {"proxy": True}
-            with LocalCluster(self.nodes, transport=transport, **options) as cluster:  # type: ignore[arg-type]
+            with kind(self.nodes, transport=transport, **options) as cluster:  # type: ignore[arg-type]
                 yield cluster
 
 

@@ -12,6 +12,7 @@ from forge_consensus.testing.histories.linearizability import REGISTER, check
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster.siege.callers import record
 from tests.cluster.siege.keys import COUNTER
+from tests.cluster.siege.protected import READER
 
 CHECK_SECONDS: Final = 60.0
 READ_SECONDS: Final = 15.0
@@ -99,7 +100,7 @@ def judge_machines(cluster: LocalCluster, seconds: float) -> dict[str, Any]:
                 [cluster.real_addresses[name]],
                 cluster_id=cluster.cluster_id,
                 follow=False,
-                credentials=cluster.credentials(),
+                credentials=cluster.credentials(READER),
             ) as client:
                 at, states[name] = whole_state(client)
                 applied.add(at)
