@@ -2,10 +2,13 @@
 
     python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--encrypted ROUNDS]
     python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--secure]
+    python -m tests.benchmarks.throughput [--seconds 8] --protected ROUNDS
 
 One JSON line a run: 128-byte values, keys cycling over 10,000, every command durable on a majority before its answer.
 `--secure` measures each window a second time with every connection encrypted and authenticated (CURVE).
 `--encrypted` measures clusters whose disks are plain and encrypted, in turns, and prints how the medians compare.
+`--protected` measures plain clusters, those with CURVE, and those with CURVE and encrypted disks, in turns in one run,
+with 1,000 outstanding and one at a time, and prints the medians of each.
 Beside other systems: ``make bench``.
 """
 
@@ -23,12 +26,19 @@ from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.encrypted_disks import encrypted_disks
 from tests.benchmarks.failover import percentile
 from tests.benchmarks.machine import cpu_seconds
 
 KEYS = 10_000
 WARM_UP = 2_000
-SECURITY = "FORGE_CONSENSUS_SECURITY__"
+FIELDS = ("ops_per_s", "p50_ms", "p99_ms", "leader_us_per_command")
+KINDS: dict[str, dict[str, bool]] = {
+    "plain": {},
+    "CURVE": {"secure": True},
+    "CURVE, encrypted disks": {"secure": True, "encrypted": True},
+}
+"""What protects a cluster, as `measure` takes it."""
 
 
 def put_for(client: Client, value: bytes, window: int, seconds: float) -> tuple[list[float], float]:
@@ -46,8 +56,7 @@ def put_for(client: Client, value: bytes, window: int, seconds: float) -> tuple[
 
 def measure(window: int, size: int, seconds: float, *, encrypted: bool = False, secure: bool = False) -> dict[str, Any]:
     """One run on a fresh cluster; returns the line to print."""
-    environment = {f"{SECURITY}ENABLE_ENCRYPTION": "true", f"{SECURITY}ENCRYPTION_KEY": os.urandom(32).hex()}
-    with LocalCluster(environment=environment if encrypted else None, secure=secure) as cluster:
+    with LocalCluster(environment=encrypted_disks() if encrypted else None, secure=secure) as cluster:
         client = cluster.client(timeout=30.0)
         value = os.urandom(size)
         futures = [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]
@@ -80,10 +89,33 @@ def compare_encrypted(window: int, size: int, seconds: float, rounds: int) -> No
         runs.append(measure(window, size, seconds, encrypted=number % 4 in {1, 2}))
         print(json.dumps(runs[-1]), flush=True)
     told: dict[str, Any] = {"window": window, "rounds": rounds}
-    for field in ("ops_per_s", "p50_ms", "p99_ms", "leader_us_per_command"):
+    for field in FIELDS:
         plain, encrypted = (median(run[field] for run in runs if run["encrypted"] is kind) for kind in (False, True))
         told[field] = {"plain": plain, "encrypted": encrypted, "ratio": round(encrypted / plain, 3)}
     print(json.dumps(told), flush=True)
+
+
+def compare_protected(windows: list[int], size: int, seconds: float, rounds: int) -> None:
+    """Measure clusters of each kind of protection in turns, and print the medians of each with each window.
+
+    Each round begins with another kind, because a machine has fast and slow phases.
+    """
+    runs: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    names = list(KINDS)
+    for number in range(rounds):
+        first = number % len(names)
+        for kind in names[first:] + names[:first]:
+            for window in windows:
+                found = measure(window, size, seconds, **KINDS[kind])
+                runs.setdefault((window, kind), []).append(found)
+                print(json.dumps(found), flush=True)
+    for window in windows:
+        plain = {field: median(run[field] for run in runs[window, names[0]]) for field in FIELDS}
+        for kind in names:
+            told = {field: median(run[field] for run in runs[window, kind]) for field in FIELDS}
+            ratio = round(told["ops_per_s"] / plain["ops_per_s"], 3)
+            line = {"window": window, "protection": kind, "rounds": rounds, **told, "ops_per_s_of_plain": ratio}
+            print(json.dumps(line), flush=True)
 
 
 def main() -> None:
@@ -94,7 +126,17 @@ def main() -> None:
     parser.add_argument("--window", type=int, action="append", help="commands outstanding; default: 1000, then 1")
     parser.add_argument("--secure", action="store_true", help="measure with CURVE too")
     parser.add_argument("--encrypted", type=int, default=0, metavar="ROUNDS", help="compare with encrypted disks")
+    parser.add_argument(
+        "--protected",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="compare plain, CURVE, and CURVE + encrypted disks",
+    )
     arguments = parser.parse_args()
+    if arguments.protected:
+        compare_protected(arguments.window or [1000, 1], arguments.size, arguments.seconds, arguments.protected)
+        return
     for window in arguments.window or [1000, 1]:
         if arguments.encrypted:
             compare_encrypted(window, arguments.size, arguments.seconds, arguments.encrypted)
