@@ -60,9 +60,14 @@ class Freshness:
         marks.append((index, at))
 
     def read_clock(self, node: str, asked: float, read: float, now: float) -> None:
-        """Note that a peer's clock read `read` after this node had asked for it at `asked`."""
+        """Note that a peer's clock read `read` after this node had asked for it at `asked`, and before `now`.
+
+        So this node's clock is ahead by `asked - read` at the least and by `now - read` at the most. What was known
+        before is replaced if it says less than the one, or more than the other: then a clock was set, or one is worse
+        than `DRIFT_MAX`.
+        """
         least, known = asked - read, self.offsets.get(node)
-        if known is None or least >= known.ahead(now):
+        if known is None or not least < known.ahead(now) <= now - read:
             self.offsets[node] = Offset(least, now)
 
     def forget_clock(self, node: str) -> None:

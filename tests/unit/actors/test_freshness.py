@@ -99,6 +99,17 @@ def test_the_quickest_answer_says_most_and_a_slow_one_takes_nothing_back() -> No
     assert fresh.offsets["n1"].ahead(54.0) == pytest.approx(-950.0 - 3 * DRIFT_MAX)
 
 
+def test_a_reading_that_contradicts_what_was_known_corrects_it_at_once() -> None:
+    """Before the next request of the leader, whose mark would look fresher than it is."""
+    fresh = met()
+    fresh.read_clock("n1", asked=60.0, read=1015.0, now=60.0 + 2 * MS)  # it gained five seconds in ten
+    fresh.heard("n1", 3, confirmed=1015.5, sent=1015.6, now=65.0)  # late, so it alone would correct nothing
+    as_of = fresh.as_of(3)
+    assert as_of == pytest.approx(60.5, abs=10 * MS)
+    assert as_of is not None
+    assert as_of <= 60.5 + 2 * MS
+
+
 def test_a_clock_that_runs_apart_faster_than_it_should_is_noticed_by_the_requests() -> None:
     fresh = met()
     for second in range(1, 100):
