@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +73,46 @@ def test_every_node_answers_those_whom_the_list_knows_and_nobody_else(cluster: L
     other = next(name for name in found if name != leader)
     assert found[other].post("/v1/leader/transfer", json={"target": other}).status_code == 200
     for web in found.values():
+        web.close()
+
+
+def test_a_token_is_made_rotated_and_revoked_at_any_node_and_all_go_by_it(cluster: LocalCluster) -> None:
+    """Under load: no request fails while it is exchanged, and the revoked one is out on all nodes within a second."""
+    found = webs(cluster, client(cluster, "boss", "admin"))
+    for web in found.values():
+        wait_until_healthy(web)
+    leader = cluster.wait_for_leader()
+    asked = found[next(name for name in found if name != leader)]
+    first = asked.post("/v1/access/tokens", json={"name": "robot", "roles": ["read"], "ttl": 600}).json()
+    robots = webs(cluster, first["token"])
+    failures: list[tuple[str, int]] = []
+    ending = threading.Event()
+
+    def load() -> None:
+        while not ending.is_set():
+            for name, web in robots.items():
+                if (status := web.get("/v1/kv").status_code) != 200:
+                    failures.append((name, status))
+
+    wait_for(lambda: all(web.get("/v1/kv").status_code == 200 for web in robots.values()), 10, "all nodes know it")
+    thread = threading.Thread(target=load)
+    thread.start()
+    second = asked.post(f"/v1/access/tokens/{first['id']}/rotate", json={"ttl": 600, "overlap": 60}).json()
+    rotated = webs(cluster, second["token"])
+    wait_for(lambda: all(web.get("/v1/kv").status_code == 200 for web in rotated.values()), 10, "all nodes know it")
+    time.sleep(0.3)
+    ending.set()
+    thread.join(10)
+    assert failures == []
+    assert asked.delete(f"/v1/access/tokens/{first['id']}").json()["new"] is True
+    revoked = time.monotonic()
+    wait_for(lambda: all(web.get("/v1/kv").status_code == 401 for web in robots.values()), 10, "it is out everywhere")
+    assert time.monotonic() - revoked < 1.0
+    assert all(web.get("/v1/kv").status_code == 200 for web in rotated.values())
+    states = {row["id"]: row["state"] for row in found[leader].get("/v1/access/tokens").json()["tokens"]}
+    assert states[second["id"]] == "valid"
+    assert first["id"] not in states
+    for web in [*found.values(), *robots.values(), *rotated.values()]:
         web.close()
 
 

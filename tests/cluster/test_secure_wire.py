@@ -39,6 +39,8 @@ from forge_consensus.testing.local.access import LocalAccess
 from forge_consensus.testing.local.cluster import LocalCluster
 
 REFUSED = (AuthenticationFailedError, ConnectionFailedError)
+EX_MEMBER = "n9"
+"""A member by its key, which was revoked."""
 SHORT = 1.5
 """Seconds that a call of somebody who is not let in may take."""
 
@@ -51,10 +53,12 @@ def cluster() -> Iterator[LocalCluster]:
         made.access.add_client("writer", ["write"])
         made.access.add_client("shop", rules=["write shop/*"])
         made.access.add_client("gone", ["admin"])
-        made.access.revoke(made.access.keys["gone"].public)
+        made.access.add_member(EX_MEMBER)
+        for name in ("gone", EX_MEMBER):
+            made.access.revoke(made.access.keys[name].public)
         made.wait_for_leader()
         made.client().put("k", 1)
-        wait_until(lambda: all(is_out(made, node, "gone") for node in made.names))
+        wait_until(lambda: all(is_out(made, node, name) for node in made.names for name in ("gone", EX_MEMBER)))
         yield made
 
 
@@ -149,6 +153,7 @@ def plan_a_member(client: Client) -> None:
 
 WIRES: dict[str, Callable[[LocalCluster, Credentials | None], bool]] = {
     "peer frames": peer_frames,
+    "peer frames of itself": lambda cluster, shows: peer_frames(cluster, shows, EX_MEMBER),
     "peer frames of another": lambda cluster, shows: peer_frames(cluster, shows, "n3"),
     "commands": lambda cluster, shows: call(cluster, shows, lambda client: client.put("k", 1)),
     "reads": lambda cluster, shows: call(cluster, shows, lambda client: client.get("k")),
@@ -166,6 +171,7 @@ ALLOWED = {
     "shop": set[str](),
     "admin": {"commands", "reads", "stale reads", "members", "events", "metrics"},
     "n2": {"peer frames", "metrics"},
+    EX_MEMBER: set[str](),
 }
 """Who may use which wire. A node may see how far it is with joining, which is in the status."""
 
