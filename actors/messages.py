@@ -319,6 +319,8 @@ class Submit:
     session: int
     done_below: int
     commands: tuple[tuple[int, bytes], ...]
+    asked_by: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """For whom the client speaks with some of the commands, by sequence number, as in `ChangeMembers`."""
 
 
 @message
@@ -449,6 +451,8 @@ class ReadLog:
     first: int
     limit: int
     data_bytes: int
+    asked_by: tuple[str, ...] = ()
+    """As in `ChangeMembers`."""
 
 
 @message
@@ -480,6 +484,9 @@ class ChangeMembers:
     """Whether to make a change even if those that answer would be no quorum."""
     dry_run: bool = False
     """Whether only to say what the change would do."""
+    asked_by: tuple[str, ...] = ()
+    """For whom the client speaks, if not for itself: name, identity, roles and address, as the audit has them. It gives
+    no right to anything."""
 
 
 @message
@@ -524,6 +531,8 @@ class TransferLeadership:
     """
 
     target: str
+    asked_by: tuple[str, ...] = ()
+    """As in `ChangeMembers`."""
 
 
 @message
@@ -546,6 +555,8 @@ class MakeSnapshot:
     """
 
     min_index: int
+    asked_by: tuple[str, ...] = ()
+    """As in `ChangeMembers`."""
 
 
 @message
@@ -567,6 +578,8 @@ class ReadSnapshot:
     entry_term: int
     offset: int
     size: int
+    asked_by: tuple[str, ...] = ()
+    """As in `ChangeMembers`."""
 
 
 @message
@@ -600,6 +613,8 @@ class ReloadConfig:
     """
 
     dry_run: bool = False
+    asked_by: tuple[str, ...] = ()
+    """As in `ChangeMembers`."""
 
 
 @message

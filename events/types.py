@@ -535,6 +535,39 @@ class ConfigRejected(ConsensusEvent):
     """Each with file, line and column where that is known."""
 
 
+# ---- the audit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecorded(ConsensusEvent):
+    """Somebody has administered the cluster, or was denied something; alike denials and failures are told together."""
+
+    kind: ClassVar[str] = "consensus.audit.recorded"
+
+    who: str
+    """The name of the client, the node or the owner of the token; of somebody unknown what was shown, else empty."""
+    identity: str
+    """How that is known: "client" or "node" by a key of CURVE, "token", "certificate", "application" of the node's own
+    process, "operator" of its host, "anonymous" where nobody is asked, "unknown"."""
+    role: str
+    """The roles, with commas between them; "rules" for rules alone, empty where there are none."""
+    origin: str
+    """The address that it came from, "local" for the host of the node, empty if it is not known."""
+    via: str
+    """The client, with its address, that passed on what `who` asked for, such as a node's admin API; else empty."""
+    action: str
+    """The message, the command or the route of the admin API."""
+    subject: str
+    """On what: a member, a key, a setting; of denials what was missing. Of several that are told together it is that of
+    the newest one."""
+    outcome: str
+    """"done", "failed", "denied", or "unknown" if nobody can know it here."""
+    code: str = ""
+    """The code of the error, empty for what is done."""
+    count: int = 1
+    """How many are told together."""
+
+
 LogRange = LogAppended | LogCommitted
 """An event that covers a range of the log."""
 
@@ -568,6 +601,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
         SnapshotsOnThread, SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
         Healthy, Degraded, Unhealthy, Recovering,
         ConfigUpdated, ConfigReloaded, ConfigRejected,
+        AuditRecorded,
     )
 }  # fmt: skip
 """Every event type by its kind."""
@@ -578,6 +612,7 @@ __all__ = [
     "IDS_MAX",
     "AddressDiffers",
     "ApplySlow",
+    "AuditRecorded",
     "BecameCandidate",
     "BecameFollower",
     "BecameLeader",

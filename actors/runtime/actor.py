@@ -10,6 +10,7 @@ from thespian.actors import Actor, ActorAddress
 
 from forge_consensus.actors import messages, notices
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
+from forge_consensus.actors.runtime.audit import Audit
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.observation import TurnObservation
 from forge_consensus.actors.runtime.peers import Peers
@@ -48,6 +49,7 @@ class Context(Protocol):
     reported: Reported
     totals: Totals
     refusals: Refusals
+    audit: Audit
     unanswered: Unanswered
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     unread: UnreadAnswers

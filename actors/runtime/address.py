@@ -81,10 +81,11 @@ class SenderAddress(Address):
 
     `node` is empty for a client. `connection` is None for the sender of an answer, which cannot be answered. `boot_id`
     is the (incarnation, boot) that a greeting names, ("", 0) for every other frame. `identity` is the name in the list
-    of access of whoever proved a key on the connection; empty where nobody is asked.
+    of access of whoever proved a key on the connection; empty where nobody is asked. `act` is what the audit records
+    when the answer is known, `commands` under which keys it waits for outcomes of commands.
     """
 
-    __slots__ = ("actor", "boot_id", "connection", "holder", "identity", "node", "request", "sent")
+    __slots__ = ("act", "actor", "boot_id", "commands", "connection", "holder", "identity", "node", "request", "sent")
 
     def __init__(self, node: str, actor: str, connection: Any, request: int, sent: int, holder: Holder) -> None:
         super().__init__(None)
@@ -96,6 +97,8 @@ class SenderAddress(Address):
         self.holder = holder
         self.boot_id: tuple[str, int] = ("", 0)
         self.identity = ""
+        self.act: Any = None
+        self.commands: tuple[Any, ...] = ()
 
     def deliver(self, message: Any, sender: Address) -> None:
         """Hold the answer until the turn is committed."""

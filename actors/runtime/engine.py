@@ -15,6 +15,7 @@ from forge_consensus.actors.notices import MembersChanged, Persisted, Rebuild, R
 from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.actor import ConsensusActor, ReloadConfiguration
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
+from forge_consensus.actors.runtime.audit import OPERATOR, Act, Audit, record_of
 from forge_consensus.actors.runtime.cell import Cells
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.faults import Faults
@@ -38,7 +39,7 @@ from forge_consensus.config.security import SecuritySettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
-from forge_consensus.events.types import ConsensusEvent, NodeStopped
+from forge_consensus.events.types import AuditRecorded, ConsensusEvent, NodeStopped
 from forge_consensus.process.log import LogLines
 from forge_consensus.security.access import AccessList
 from forge_consensus.security.encryption import EncryptionKey
@@ -66,6 +67,8 @@ class SettingsChange:
     """Where the node's encryption key is from now on; None leaves it as it is."""
     key: EncryptionKey | None = None
     """That key, which the node reads before the engine takes it."""
+    records: tuple[AuditRecorded, ...] = ()
+    """What the audit has of the change; nothing where it is recorded for whoever asked."""
 
 
 class Engine:
@@ -131,16 +134,16 @@ class Engine:
         """Who may do what; None where nobody is asked who they are."""
         self.on_access = None if access is None else access.take_log
         self.tell_access()  # before the first frame, so that nobody is let in by a key that was revoked
+        self.audit = self.outbox.audit = Audit(self.ledger, self.shared, clock, access)
         self.gate = self.made_gate()
         self.cells = Cells(self.mailbox, self.timers, self.bind, self.stop)
         self.events = TurnEvents(self.ledger, clock, bus, settings)
-        self.gate.publish = self.events.hold
+        self.gate.publish = self.audit.publish = self.events.hold
         self.unanswered = Unanswered()
         self.observation = TurnObservation(self.ledger)
         self.faults = Faults(settings)
-        self.commit_times = Slowest()
-        self.acting_times = Slowest()
-        """How long turns take without their commits."""
+        self.commit_times, self.acting_times = Slowest(), Slowest()
+        """How long commits take, and turns without them."""
         self.followed: Configuration | None = None
         self.met = self.shared.meeting
         """The configuration and the map that the peers were taken from last."""
@@ -167,6 +170,7 @@ class Engine:
             self.refusals,
             self.shared,
             self.unread,
+            self.audit,
             permits,
         )
 
@@ -189,8 +193,7 @@ class Engine:
         report = None if observation.observer is None else observation.begin(len(frames))
         self.clock.begin_turn()
         self.ledger.begin(self.clock.now())
-        for event in self.untold:
-            self.events.hold(event)
+        self.hold_untold()
         try:
             messages = self.act(frames, notices)
         except Exception as fault:
@@ -209,10 +212,18 @@ class Engine:
         self.unread.end_turn()
         if self.unanswered.settled:
             self.unanswered.commit()
+        self.audit.end_turn()
         if self.events.held:
             self.publish_events()
         if report is not None:
             observation.finish(report, messages, commit_seconds)
+
+    def hold_untold(self) -> None:
+        """Hold what happened between two turns, until this one is on disk."""
+        if self.audit.is_due:
+            self.untold += tuple(self.audit.due())
+        for event in self.untold:
+            self.events.hold(event)
 
     def act(self, frames: Sequence[tuple[Any, ...]], notices: list[Any]) -> int:
         """Run the mailbox until it is empty: postponed messages, the frames, then the timers that are due.
@@ -235,6 +246,10 @@ class Engine:
             for address in self.hearing(MembersChanged):
                 address.deliver(MembersChanged(), address)
             messages += mailbox.run()
+        if self.audit.begun:
+            self.audit.look()
+        if self.audit.told:
+            self.audit.hold()
         return messages
 
     def commit(self, began: float) -> float:
@@ -273,6 +288,7 @@ class Engine:
         self.outbox.drop()
         self.unread.end_turn()
         self.unanswered.take_back()
+        self.audit.take_back()
         self.mailbox.queue.clear()
         self.events.drop()
         self.reported.take_back()
@@ -297,7 +313,8 @@ class Engine:
 
         Raises `StorageError`.
         """
-        self.publish(NodeStopped())
+        for event in (*self.untold, *self.audit.rest(), NodeStopped()):
+            self.publish(event)
         self.publish_events()
         self.ledger.journal.seal(self.ledger.identity.last_tips())
 
@@ -327,10 +344,13 @@ class Engine:
         self.settings = self.events.settings = self.faults.settings = change.raft
         self.ledger.take_settings(change.storage)
         tables = self.ledger.tables
-        if change.key is not None and isinstance(tables, EncryptedTables):
-            tables.take_key(change.key)  # the ledger sees the same rows as before
+        # The ledger sees the same rows as before.
+        if change.key is not None and isinstance(tables, EncryptedTables) and tables.take_key(change.key):
+            self.audit.take(record_of(Act(OPERATOR, "disk key", change.key.id), "done", ""))
         self.pending_restart = change.pending_restart
         self.untold += change.events
+        for record in change.records:
+            self.audit.take(record)
         for address in self.hearing(SettingsChanged):
             self.next_turn(address, SettingsChanged())
 

@@ -37,6 +37,7 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.actors.notices import LeaderContact, TermRaised
 from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.actors.runtime.audit import AUDITED, Audit
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.outbox import Outbox
@@ -119,6 +120,7 @@ class Gate:
         refusals: Refusals,
         shared: SharedState,
         unread: UnreadAnswers,
+        audit: Audit,
         permits: Permits | None = None,
     ) -> None:
         self.ledger = ledger
@@ -131,6 +133,7 @@ class Gate:
         self.refusals = refusals
         self.shared = shared
         self.unread = unread
+        self.audit = audit
         self.permits = permits
         """None where nobody is asked who they are, because the node has no keys."""
         self.publish: Callable[[ConsensusEvent], None] = lambda event: None
@@ -159,7 +162,7 @@ class Gate:
         if self.permits is not None and not self.is_permitted(self.permits, frame, sender, key):
             return
         if isinstance(message, CLIENT_REQUESTS):
-            self.receive_from_client(frame, sender, connection)
+            self.receive_from_client(frame, sender, connection, key)
         elif connection is not None and kind in ANSWERS:
             self.refusals.report(ProtocolError.code, f"a {kind.__name__} from a node that was not asked")
         elif frame.cluster != self.identity.cluster_id and kind is not HelloReply:
@@ -187,7 +190,7 @@ class Gate:
         """Put a message into the mailbox."""
         self.addresses[destination].deliver(message, sender)
 
-    def receive_from_client(self, frame: Frame, sender: SenderAddress, connection: Any) -> None:
+    def receive_from_client(self, frame: Frame, sender: SenderAddress, connection: Any, key: str) -> None:
         """Accept a client's request, which may omit the cluster but must not name another one.
 
         A client that reads too little of what it is sent is told who leads, but otherwise only that it must read.
@@ -203,6 +206,8 @@ class Gate:
                 self.refusals.count(CLIENT_READS_TOO_LITTLE)
                 sender.deliver(Refused(BusyError.code, UNREAD_TEXT, "", "", 0), sender)
             else:
+                if type(frame.message) in AUDITED:
+                    self.audit.note(frame.message, sender, key)
                 self.deliver("gateway", frame.message, sender)
 
     def is_permitted(self, permits: Permits, frame: Frame, sender: SenderAddress, key: str) -> bool:
@@ -218,7 +223,8 @@ class Gate:
         judged = permits.of_client(frame.message, key)
         sender.identity = permits.access.name_of(key)
         if judged.denial is not None:
-            self.refusals.report(*judged.denial)
+            self.refusals.report(judged.denial.reason, judged.denial.text)
+            self.audit.deny_frame(judged.denial, frame.message, sender, key)
             refused = Refused(AuthenticationFailedError.code, judged.denial.text, "", "", 0, judged.denied)
             sender.deliver(refused, sender)
         frame.message = judged.message
@@ -226,7 +232,8 @@ class Gate:
 
     def refuse_member(self, frame: Frame, sender: SenderAddress, key: str, denial: Denial) -> None:
         """Refuse a frame that its sender's key does not cover; a greeting is answered, and an event tells it once."""
-        self.refusals.report(*denial)
+        self.refusals.report(denial.reason, denial.text)
+        self.audit.deny_frame(denial, frame.message, sender, key)
         if type(frame.message) is Hello:
             sender.deliver(HelloReply(self.identity.boot_token, self.identity.boot, KEY, denial.text), sender)
         told = (frame.sender, key, denial.reason)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.messages import AppendEntries, Hello
 from forge_consensus.actors.runtime.address import PeerAddress, SenderAddress
+from forge_consensus.actors.runtime.audit import Audit
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.member_certificates import CARRIERS, MemberCertificates
 from forge_consensus.actors.runtime.refusals import (
@@ -54,6 +55,8 @@ class Outbox:
         self.number = 0
         self.certificates: MemberCertificates | None = None
         """Makes the statements that some messages carry; None where none do."""
+        self.audit: Audit | None = None
+        """Is told of the answers to acts."""
 
     def request(self, to: PeerAddress, message: Any) -> None:
         """Hold a request to a peer until the turn is committed."""
@@ -62,6 +65,8 @@ class Outbox:
     def answer(self, to: SenderAddress, message: Any) -> None:
         """Hold an answer until the turn is committed."""
         self.answers.append((to, message))
+        if self.audit is not None and (to.act is not None or self.audit.commands):
+            self.audit.answered(to, message)
 
     def job(self, job: Callable[[], Any], report: Callable[[Any, str], None], drop: Callable[[], None]) -> None:
         """Hold a job for a helper; `drop` is called if the job is never started."""

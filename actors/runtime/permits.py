@@ -50,6 +50,8 @@ class Denial(NamedTuple):
 
     reason: str
     text: str
+    needed: str = ""
+    """What was missing, where somebody who is known lacks a permission."""
 
 
 class Judged(NamedTuple):
@@ -146,7 +148,7 @@ class Permits:
         if not rest:
             return Judged(None, (), denial)
         if submits:
-            return Judged(Submit(message.session, message.done_below, rest), tuple(denied), denial)
+            return Judged(Submit(message.session, message.done_below, rest, message.asked_by), tuple(denied), denial)
         kept = Read(
             message.consistency, rest, message.wait_ms, message.by_follower, message.stale_ms_max, message.after_index
         )
@@ -205,6 +207,5 @@ def unknown(key: str) -> Denial:
 
 def lacking(principal: Principal, needed: str) -> Denial:
     """The denial of what a client has no permission for."""
-    return Denial(
-        NOT_PERMITTED, f"client {principal.name} has no permission for this ({needed}): ask for a role or rule"
-    )
+    text = f"client {principal.name} has no permission for this ({needed}): ask for a role or rule"
+    return Denial(NOT_PERMITTED, text, needed)

@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Protocol, Self
 
 from forge_consensus.actors.messages import FULL
+from forge_consensus.actors.runtime.audit import Audit
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
@@ -44,6 +45,7 @@ class Source(Protocol):
     shared: SharedState
     reported: Reported
     refusals: Refusals
+    audit: Audit
     totals: Totals
     commit_times: Slowest
     peers: Peers
@@ -203,6 +205,10 @@ class NodeStatus:
     `last_applied`; its own on the leader, 0 if no leader has told any since the process began."""
     pending_restart: list[str] = field(default_factory=list)
     """The settings that were given other values and wait for a restart of the node."""
+    audited: dict[str, int] = field(default_factory=dict)
+    """How many acts of administrators and denials there were, by outcome: done, failed, denied, unknown."""
+    audit_missing: int = 0
+    """How many records the audit file lacks, because it could not be written."""
     storage: StorageStatus | None = None
 
     @property
@@ -250,6 +256,8 @@ class NodeStatus:
             turns_total=totals.turns,
             flushes_total=ledger.commits,
             refused=dict(source.refusals.counts),
+            audited=dict(source.audit.counts),
+            audit_missing=source.audit.missing,
             uptime=source.clock.now() - source.started_at,
             boot=identity.boot,
             address=addresses.get(identity.node_id),

@@ -8,7 +8,7 @@ from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
-from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, joined, stamp
+from forge_consensus.events.types import AuditRecorded, ConsensusEvent, LogAppended, LogCommitted, joined, stamp
 from forge_consensus.storage.ledger.ledger import Ledger
 
 
@@ -24,6 +24,8 @@ class TurnEvents:
         """(event, the term in which it happened)."""
         self.forward: Callable[[ConsensusEvent, bytes], None] | None = None
         """Set by a base while a subscriber in another process is connected: called with each event and its encoding."""
+        self.write_audit: Callable[[AuditRecorded], None] | None = None
+        """Set by a node with an audit file: writes each record there before anybody gets the event."""
 
     def hold(self, event: ConsensusEvent) -> None:
         """Hold an event until the turn is committed; it gets the term of this moment.
@@ -64,6 +66,8 @@ class TurnEvents:
             data = to_msgpack(stamped)
             frequent = isinstance(stamped, LogAppended | LogCommitted)
             journal.append(stamped.sequence, now, data, frequent=frequent)
+            if self.write_audit is not None and isinstance(stamped, AuditRecorded):
+                self.write_audit(stamped)
             self.bus.publish(stamped)
             if forward is not None:
                 forward(stamped, data)

@@ -89,6 +89,8 @@ class Door:
         """Descriptor -> the proven key, "" where nobody needs one."""
         self.shown: dict[bytes, str] = {}
         """The connection's id, as ZeroMQ has it -> the same key, for those whose descriptors are known."""
+        self.origins: dict[bytes, str] = {}
+        """The connection's id -> the address that it comes from, for those in `shown`."""
         self.ids: dict[int, bytes] = {}
         """Descriptor -> the connection's id in `shown`."""
         self.wishes: dict[int, int] = {}
@@ -161,13 +163,14 @@ class Door:
                 return found
         return None
 
-    def proven(self, descriptor: int, key: str, connection: bytes = b"") -> None:
+    def proven(self, descriptor: int, key: str, connection: bytes = b"", origin: str = "") -> None:
         """Note which key a connection has proven.
 
         Args:
             descriptor: the connection's.
             key: the key; "" where nobody needs one, and a frame has arrived.
             connection: its id, as ZeroMQ has it; empty if it has none.
+            origin: the address that it comes from; empty if that is not known.
 
         """
         self.leave_half_open(descriptor)
@@ -175,9 +178,9 @@ class Door:
             return
         self.keys[descriptor] = key
         if connection:
-            self.shown.pop(self.ids.get(descriptor, b""), None)
+            self.forget_id(descriptor)
             self.ids[descriptor] = connection
-            self.shown[connection] = key
+            self.shown[connection], self.origins[connection] = key, origin
 
     def leave_half_open(self, descriptor: int) -> None:
         """Count a connection among the half-open ones no more."""
@@ -218,7 +221,13 @@ class Door:
         self.keys.pop(descriptor, None)
         self.wishes.pop(descriptor, None)
         self.hoarding.forget(descriptor)
-        self.shown.pop(self.ids.pop(descriptor, b""), None)
+        self.forget_id(descriptor)
+
+    def forget_id(self, descriptor: int) -> None:
+        """Know no more by which id ZeroMQ calls a connection."""
+        connection = self.ids.pop(descriptor, b"")
+        self.shown.pop(connection, None)
+        self.origins.pop(connection, None)
 
     def greeted(self, descriptor: int) -> None:
         """Keep a connection, because a peer greeted on it."""

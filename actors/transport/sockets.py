@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 import zmq
 
 from forge_consensus.actors.runtime.access_control import AccessControl
+from forge_consensus.actors.runtime.audit import Audit
 from forge_consensus.actors.runtime.refusals import TOO_MANY_TOPICS, Refusals
 from forge_consensus.actors.transport.door import HALF_OPEN_MAX, Door, connections_allowed
 from forge_consensus.actors.transport.endpoint import (
@@ -139,6 +140,16 @@ class Sockets:
             door.refusals = refusals
         if self.zap is not None:
             self.zap.refusals = refusals
+
+    def take_audit(self, audit: Audit) -> None:
+        """Have those who are not let in recorded there, which asks here from where others come."""
+        audit.origin_of = self.origin_of
+        if self.zap is not None:
+            self.zap.audit = audit
+
+    def origin_of(self, connection: Any) -> str:
+        """Return the address that a connection comes from: "local" by a path of this machine, "" if it is not known."""
+        return self.door.origins.get(connection, "")
 
     def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
         """Open a listening socket. Raises the errors of the class."""
@@ -334,7 +345,7 @@ class Sockets:
         descriptor = descriptor_of(part)
         door.look(time.monotonic())  # it may have the number of one that is gone
         self.wake_at = min(self.wake_at, door.wake_at)
-        door.proven(descriptor, key, connection)
+        door.proven(descriptor, key, connection, origin_of_part(part))
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -415,6 +426,14 @@ def is_greeting(data: bytes) -> bool:
 def endpoint_of(socket: Any) -> str:
     """Return HOST:PORT or ipc://PATH of a bound socket."""
     return cast("bytes", socket.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://")
+
+
+def origin_of_part(part: zmq.Frame) -> str:
+    """Return the address that a frame came from; "local" if it has none, as at a path of this machine."""
+    try:
+        return str(part.get("Peer-Address")) or "local"
+    except zmq.ZMQError:
+        return "local"
 
 
 def descriptor_of(part: zmq.Frame) -> int:

@@ -16,6 +16,7 @@ import zmq
 from zmq.utils import z85
 
 from forge_consensus.actors.runtime.access_control import AccessControl
+from forge_consensus.actors.runtime.audit import Audit, Who
 from forge_consensus.actors.runtime.permits import NOT_PERMITTED, UNKNOWN_KEY
 from forge_consensus.actors.runtime.refusals import BAD_HANDSHAKE, TOO_MANY_HANDSHAKES, Refusals
 from forge_consensus.actors.transport.allowance import Allowance
@@ -36,6 +37,9 @@ YES, LATER, NO = b"200", b"300", b"400"
 HANDSHAKES_MAX: Final = 200
 """So many handshakes a second are judged, unless the owner says otherwise."""
 UNENCRYPTED: Final = "connection without encryption"
+REVOKED_KEY: Final = "revoked key"
+HANDSHAKE: Final = "handshake"
+"""What the audit calls the attempt to connect."""
 
 
 class ZapHandler:
@@ -54,6 +58,8 @@ class ZapHandler:
         self.of_strangers = Allowance(handshakes_max)
         self.refusals = Refusals()
         """Where refusals are counted and told; the owner puts the node's own in its place."""
+        self.audit: Audit | None = None
+        """Where denials are recorded; set by the owner."""
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(ENDPOINT)
@@ -86,9 +92,17 @@ class ZapHandler:
             return [*head, LATER, b"", b"", b""]
         if principal is not None:
             self.refusals.report(NOT_PERMITTED, f"{host} wanted the events, which its key {key} may not read")
+            self.deny(Who.of(principal, host), "read, for events")
         else:
             self.refusals.report(UNKNOWN_KEY, f"{host} showed the key {key or '(none)'}, which nobody in the list has")
+            revoked = key in self.access.current.revoked
+            self.deny(Who(key, "unknown", origin=host), REVOKED_KEY if revoked else UNKNOWN_KEY)
         return [*head, NO, b"", b"", b""]
+
+    def deny(self, who: Who, subject: str) -> None:
+        """Record that somebody was not let in."""
+        if self.audit is not None:
+            self.audit.deny(who, HANDSHAKE, subject)
 
     def admits(self, domain: str, key: str) -> bool:
         """Whether the holder of a key may be connected to the socket of that domain now."""
@@ -104,5 +118,6 @@ class ZapHandler:
         """Count a handshake that failed before the key of the other side was known; `detail` is ZeroMQ's."""
         if detail == MISMATCH:
             self.refusals.report(UNENCRYPTED, "somebody connected without keys, which clients and nodes need here")
+            self.deny(Who("", "unknown"), UNENCRYPTED)
         else:
             self.refusals.count(BAD_HANDSHAKE)

@@ -15,6 +15,7 @@ import zmq
 from forge_consensus.actors.codec import STAMP, Frame, encode
 from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.actors.runtime.audit import AUDITED
 from forge_consensus.actors.runtime.clock import SystemClock
 from forge_consensus.actors.runtime.engine import Engine
 from forge_consensus.actors.transport.base import SystemBase
@@ -73,6 +74,8 @@ class LocalConnection:
         message, request = asked
         sender = SenderAddress("", GATEWAY, self, request, 0, engine.outbox)
         sender.identity = "" if self.base.access is None else self.base.access.name_of(self.key)
+        if type(message) in AUDITED:
+            engine.audit.note(message, sender, local=True)
         engine.next_turn(engine.actor(GATEWAY), message, sender)
 
     def close(self) -> None:
@@ -141,6 +144,7 @@ class ZeroMqBase(SystemBase):
             self.sockets.close()
             raise
         self.sockets.take_refusals(self.engine.refusals)
+        self.sockets.take_audit(self.engine.audit)
         if access is not None:
             self.note_strangers()
         self.inbox: deque[tuple[Any, Any]] = deque()

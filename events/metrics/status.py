@@ -90,6 +90,17 @@ def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
         status["refused"],
         "reason",
     )
+    page.counter(
+        "audit_records",
+        "Acts of administrators and denials, by outcome; those that are told together count apart.",
+        {"done": 0, "failed": 0, "denied": 0, "unknown": 0, **(status.get("audited") or {})},
+        "outcome",
+    )
+    page.counter(
+        "audit_file_missing_records",
+        "Records that the audit file lacks, because it could not be written.",
+        status.get("audit_missing", 0),
+    )
     page.gauge("uptime_seconds", "Seconds since the node started.", status["uptime"])
     page.gauge("mailbox_depth", "Messages that wait for the next turn.", status.get("mailbox_depth"))
 

@@ -25,6 +25,7 @@ from forge_consensus.actors.messages import (
     TransferLeadership,
     TransferStarted,
 )
+from forge_consensus.client.asked_by import ASKED_BY
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoints
@@ -40,6 +41,7 @@ from forge_consensus.config.client_file import read_client_file
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.process.fork import tell_of_forks
 from forge_consensus.security.credentials import Credentials, credentials_of
+from forge_consensus.security.permissions import RESERVED
 from forge_consensus.storage.ledger.changes import Change, changes_of
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
@@ -234,7 +236,10 @@ class Calls(PublicSurface):
                 f"the command has {len(payload)} bytes and at most {COMMAND_BYTES_MAX} "
                 "are possible: send less in one command"
             )
-        return Pending(payload, self.deadline(timeout))
+        pending: Pending[Any] = Pending(payload, self.deadline(timeout))
+        if command.type.startswith(RESERVED):
+            pending.asked_by = ASKED_BY.get()
+        return pending
 
     def barrier_query(self, route: Route, timeout: float | None) -> PendingRead[None]:
         """The call that asks nothing and is answered as a query of that route is, not yet handed over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar, cast
 
 from forge_consensus.actors.messages import (
@@ -31,6 +32,7 @@ from forge_consensus.actors.messages import (
     TransferLeadership,
     TransferStarted,
 )
+from forge_consensus.client.asked_by import ASKED_BY, AskedBy
 from forge_consensus.client.routes import Route
 from forge_consensus.errors import (
     CommandError,
@@ -84,6 +86,8 @@ NodeAnswer = (
 )
 CHANGES: Final = (ChangeMembers, TransferLeadership)
 """The requests that change something; only the leader can carry them out."""
+ACTS: Final = (*CHANGES, MakeSnapshot, ReadSnapshot, ReadLog, ReloadConfig)
+"""The requests that nodes record in their audit, with whom they are made for."""
 
 
 class Pending(Generic[T]):
@@ -97,6 +101,7 @@ class Pending(Generic[T]):
     __slots__ = (
         "answer",
         "applied",
+        "asked_by",
         "callbacks",
         "deadline",
         "error",
@@ -122,6 +127,8 @@ class Pending(Generic[T]):
         self.applied = 0
         """The index of the newest log entry that was applied when the outcome was made, at or behind that of a command:
         a read with it as `after_index` sees what the command did. 0 if the outcome does not say."""
+        self.asked_by: AskedBy | None = None
+        """For whom an administrator's command is sent; None for the client itself."""
         self.answer: Any = None
         self.error: ConsensusError | None = None
         self.finished = False
@@ -234,6 +241,9 @@ class PendingNodeQuery(Pending[T]):
 
     def __init__(self, message: NodeRequest, endpoint: str, deadline: float) -> None:
         super().__init__(b"", deadline)
+        asker = ASKED_BY.get()
+        if asker is not None and isinstance(message, ACTS):
+            message = replace(message, asked_by=tuple(asker))
         self.message = message
         self.endpoint = endpoint
         """The endpoint to ask, "" for any, or for the leader if only it can answer."""

@@ -111,6 +111,8 @@ class SessionCore:
         self.patience = Patience(self.settings, random, now)
         self.last_index = 0
         """The newest log entry of which the effect is in any answer so far."""
+        self.speaks = False
+        """Whether any command was sent for somebody else than this client."""
 
     def window(self, numbers: Iterator[int]) -> RequestWindow[Any]:
         """A request window with this client's bounds."""
@@ -134,6 +136,7 @@ class SessionCore:
         for pending in wanted:
             if type(pending) is Pending:
                 commands.append(pending)
+                self.speaks = self.speaks or pending.asked_by is not None
             elif isinstance(pending, PendingRead):
                 self.reads.take(pending, self.now)
             elif isinstance(pending, PendingNodeQuery):
@@ -543,7 +546,14 @@ class SessionCore:
             request = next(self.requests)
             items = window.pack(name, request, self.now)
             if items:
-                yield name, Submit(self.session, self.floor, items), request
+                yield name, Submit(self.session, self.floor, items, self.askers(items)), request
+
+    def askers(self, items: tuple[tuple[int, bytes], ...]) -> tuple[tuple[int, tuple[str, ...]], ...]:
+        """For whom these commands are sent, by number; those of the client itself are left out."""
+        if not self.speaks:
+            return ()
+        found = ((number, self.commands.open[number].asked_by) for number, _ in items)
+        return tuple((number, tuple(asker)) for number, asker in found if asker is not None)
 
 
 def said_by(message: Refused, before: str) -> str:

@@ -1,7 +1,8 @@
 """The permissions: what each role may do, and which permission each message and each route of the admin API needs.
 
 This is the one table. The gate looks up each message of a client here, the admin API each route; what has no row is
-refused, and a test finds it.
+refused, and a test finds it. It also says which messages and routes are acts of an administrator, which are audited,
+and which are ordinary.
 """
 
 from __future__ import annotations
@@ -119,3 +120,46 @@ ROUTES: Final[dict[str, Needed]] = {
 }  # fmt: skip
 """What each operation of the admin API needs, by its name in the OpenAPI document. Commands and queries whose name or
 field is reserved need `admin` besides."""
+
+# --- the audit -------------------------------------------------------------------------------------------------------
+
+ACTS: Final = frozenset(
+    {"ChangeMembers", "TransferLeadership", "MakeSnapshot", "ReadSnapshot", "ReadLog", "ReloadConfig"}
+)
+"""The messages that are acts of an administrator: the node that carries one out records it under this name. So it does
+with each command whose type is `RESERVED`, under the type and what is to be done."""
+ORDINARY: Final = frozenset(
+    {"Locate", "GetMembers", "GetStatus", "OpenSession", "Submit", "Read", "ReadEvents", "ListSnapshots"}
+)
+"""The messages of clients of which only denials are recorded: what they change is in the log, and what they read leaves
+nothing behind. Messages between members are neither."""
+
+Audited = Literal["by the node", "by the API", "ordinary"]
+"""Who records that a route was used: the node that its request reaches, in the words of `ACTS`; the admin API, because
+no node is asked; or nobody."""
+
+ROUTE_ACTS: Final[dict[str, Audited]] = {
+    **dict.fromkeys(
+        (
+            "post_v1_members", "patch_v1_members_id", "delete_v1_members_id", "post_v1_leader_transfer",
+            "post_v1_leader_stepdown", "get_v1_log_entries", "post_v1_snapshots", "post_original_add_node",
+            "post_original_remove_node", "post_original_transfer_leadership", "post_v1_apply",
+        ),
+        "by the node",
+    ),
+    **dict.fromkeys(("get_v1_backup", "post_v1_config_reload"), "by the API"),
+    **dict.fromkeys(
+        (
+            "get", "get_original", "get_ui_name", "get_docs", "get_openapijson", "get_v1", "get_livez", "get_readyz",
+            "get_startupz", "get_leader", "get_follower", "get_voter", "get_v1_leader", "get_v1_members",
+            "get_v1_members_id", "get_v1_events_kinds", "get_metrics", "get_original_metrics", "get_health",
+            "get_health_detailed", "get_v1_checks_quorum_critical", "get_v1_checks_quorum", "get_v1_cluster",
+            "get_v1_node", "get_v1_log", "get_original_status", "get_original_nodes", "get_v1_kv", "get_v1_kv_key",
+            "get_v1_watch", "get_v1_leases", "get_v1_leases_id", "post_v1_read", "get_v1_events", "put_v1_kv_key",
+            "delete_v1_kv_key", "post_v1_transaction", "post_v1_leases", "delete_v1_leases_id",
+            "post_v1_leases_id_keep_alive", "get_v1_snapshots", "get_v1_config",
+        ),
+        "ordinary",
+    ),
+}  # fmt: skip
+"""Whether each route of `ROUTES` is an act. A route without a row is recorded by the API."""

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Mapping
 from itertools import count
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.config.node import NodeSettings
@@ -31,7 +31,7 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import BusyError, ConsensusError, NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import from_msgpack, to_msgpack
-from forge_consensus.events.types import NodeStopped
+from forge_consensus.events.types import AuditRecorded, NodeStopped
 from forge_consensus.process.bounded_writer import FLUSH_SECONDS
 from forge_consensus.process.descriptors import raise_descriptor_limit
 from forge_consensus.process.log import OUTLET, Line
@@ -69,6 +69,7 @@ def change_row(change: SettingsChange) -> dict[str, Any]:
         "pending_restart": list(change.pending_restart),
         "events": [to_msgpack(event).hex() for event in change.events],
         "security": None if change.security is None else to_row(change.security),
+        "records": [to_msgpack(record).hex() for record in change.records],
     }
 
 
@@ -80,7 +81,13 @@ def change_of(row: Mapping[str, Any]) -> SettingsChange:
         tuple(row["pending_restart"]),
         tuple(from_msgpack(bytes.fromhex(event)) for event in row["events"]),
         None if row["security"] is None else from_row(SecuritySettings, row["security"]),
+        records=tuple(record_in(record) for record in row["records"]),
     )
+
+
+def record_in(packed: str) -> AuditRecorded:
+    """Return the record of the audit that a line has in hexadecimal."""
+    return cast("AuditRecorded", from_msgpack(bytes.fromhex(packed)))
 
 
 class Child:
@@ -91,6 +98,8 @@ class Child:
         self.sink = sink
         self.saying = threading.Lock()
         self.node_run: NodeRun | None = None
+        self.node: Node | None = None
+        """The node, once it is open."""
         self.stopping = False
         self.numbers = count(1)
         self.reports: dict[int, Answer] = {}
@@ -143,6 +152,9 @@ class Child:
                 work.start()
             except RuntimeError as fault:  # the process has no more threads
                 self.say(taken=row["take"], code=BusyError.code, text=f"no thread could be started: {fault}")
+        elif "audit" in row:
+            if self.node is not None:
+                self.node.record(record_in(row["audit"]))
         elif (answer := self.reports.get(row.get("report", 0))) is not None:
             answer.come(row)
 
@@ -193,6 +205,7 @@ class Child:
         base = node.base
         assert base is not None, "the node is open"
         node.serve_reloads(self.reload)
+        self.node = node
         self.say(open=node.address, events=base.sockets.events_address)
         base.await_subscriber(LISTENER_SECONDS)
         self.say(running=True)

@@ -13,6 +13,7 @@ from thespian.actors import ActorSystem
 
 from forge_consensus.actors.runtime.access_control import AccessControl
 from forge_consensus.actors.runtime.actor import ReloadConfiguration
+from forge_consensus.actors.runtime.audit import OPERATOR, Act, record_of
 from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.actors.supervisor import start_system
 from forge_consensus.actors.transport.endpoint import check_free, events_endpoint
@@ -26,7 +27,7 @@ from forge_consensus.errors import (
     OperationFailedError,
 )
 from forge_consensus.events.bus import EventBus
-from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.events.types import AuditRecorded, ConsensusEvent
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.process.waiters import Latch
@@ -165,6 +166,7 @@ class Node:
             if told[0] is not None:
                 access.take_file(told[0])
             engine.untold += (told[1],)
+            engine.audit.take(by_operator("access file", told[0] is not None, str(file)))
 
         self.access_watch = AccessWatch(file, lambda listed, event: base.post(take, (listed, event)))
         self.access_watch.start()
@@ -289,6 +291,12 @@ class Node:
         assert self.base is not None, "the node is open"
         self.base.engine.reload_configuration = reload
 
+    def record(self, record: AuditRecorded) -> None:
+        """Have what did not go through the node recorded in its audit; from any thread, and without waiting for it."""
+        base = self.base
+        if base is not None and not base.closed:
+            base.post(base.engine.audit.take, record)
+
     def take_settings(self, change: SettingsChange, timeout: float) -> None:
         """Have the node take other settings between two turns, and wait for it; not on the node's own thread.
 
@@ -372,6 +380,20 @@ class Node:
             self.tables.close()
         if self.folder is not None:
             self.folder.release()
+
+
+def by_operator(action: str, done: bool, subject: str) -> AuditRecorded:
+    """Return the record of what the operator of this node's host did by a file.
+
+    Args:
+        action: what was done.
+        done: whether the node has taken it.
+        subject: the file.
+
+    """
+    return record_of(
+        Act(OPERATOR, action, subject), "done" if done else "failed", "" if done else InvalidConfigError.code
+    )
 
 
 def advertised(settings: NodeSettings, bind: str) -> str:

@@ -27,6 +27,8 @@ from forge_consensus.errors import (
     error_from_code,
 )
 from forge_consensus.events.bus import EventBus
+from forge_consensus.events.encoding import to_msgpack
+from forge_consensus.events.types import AuditRecorded
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.fork import close_descriptor, keep, tell_of_forks
 from forge_consensus.process.interpreter import python
@@ -164,6 +166,10 @@ class ProcessNode:
     def serve_reloads(self, reload: ReloadConfiguration) -> None:
         """Let clients have the configuration read again."""
         self.reload = reload
+
+    def record(self, record: AuditRecorded) -> None:
+        """Have the node record something in its audit."""
+        self.write({"audit": to_msgpack(record).hex()})
 
     def report(self, number: int, dry_run: bool) -> None:
         """Have the configuration read, because a client asks the node to, and tell the process what came of it."""

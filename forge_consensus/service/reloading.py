@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from forge_consensus.actors.runtime.audit import OPERATOR, Act, Outcome, Who, record_of
 from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.config.changes import HOT_PROGRAM, ReloadPlan, ReloadReport, plan_of
 from forge_consensus.config.given import ConfigProblemsError, Given
@@ -21,7 +22,7 @@ from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.shown import values_of
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, InvalidConfigError, fresh
-from forge_consensus.events.types import ConfigRejected, ConfigReloaded, ConfigUpdated, ConsensusEvent
+from forge_consensus.events.types import AuditRecorded, ConfigRejected, ConfigReloaded, ConfigUpdated, ConsensusEvent
 from forge_consensus.process.log import LogLines
 
 LINES = LogLines(__name__)
@@ -38,6 +39,9 @@ PROBLEM_CHARS_MAX: Final = 500
 IN_APPLICATION: Final = frozenset(name for name in HOT_PROGRAM if name.startswith("reload."))
 """The hot settings of a program that an application follows: it decides by itself how it logs and when it ends."""
 NO_FILE: Final = "no file was given at the start, so there is nothing to read again: start the node with -c FILE"
+
+ASKED_FOR: Final = frozenset({"client", "api"})
+"""The triggers of readings that somebody asked for over the network."""
 
 TakeSettings = Callable[[SettingsChange, float], None]
 """Has the node take settings, within so many seconds; raises `ConsensusError` if it has not."""
@@ -193,6 +197,7 @@ class Reloader:
                 plan.named("restart"),
                 tuple(events_of(plan, trigger)),
                 plan.config.node.security,
+                records=record_of_reload(trigger, "done", ", ".join(change.name for change in plan.changed)),
             )
             self.take(change, timeout)
             before, self.running, self.found = self.running, plan.config, wanted
@@ -227,7 +232,8 @@ class Reloader:
         told = ConfigRejected(
             trigger=trigger, problems=tuple(problem[:PROBLEM_CHARS_MAX] for problem in problems[:PROBLEMS_MAX])
         )
-        change = SettingsChange(node.raft, node.storage, self.plan.named("restart"), (told,))
+        records = record_of_reload(trigger, "failed", problems[0] if problems else "", error.code)
+        change = SettingsChange(node.raft, node.storage, self.plan.named("restart"), (told,), records=records)
         try:
             self.take(change, SECONDS)
         except ConsensusError:  # the node ends, or has ended
@@ -254,6 +260,22 @@ def held(lock: threading.Lock, timeout: float, unless: Callable[[], bool] = lamb
     finally:
         if taken:
             lock.release()
+
+
+def record_of_reload(trigger: str, outcome: Outcome, subject: str, code: str = "") -> tuple[AuditRecorded, ...]:
+    """Return what the audit has of a reading that nobody asked a node or its API for, who record it themselves.
+
+    Args:
+        trigger: what brought it about.
+        outcome: what came of it.
+        subject: the settings that changed, or what is wrong.
+        code: the code of the error.
+
+    """
+    if trigger in ASKED_FOR:
+        return ()
+    who = Who("", "application", origin="local") if trigger == "call" else OPERATOR
+    return (record_of(Act(who, "ReloadConfig", f"{trigger}: {subject}" if subject else trigger), outcome, code),)
 
 
 def problems_of(error: InvalidConfigError) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from forge_consensus.client.connections import LocalPort
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError, fresh
 from forge_consensus.events.bus import EventBus
+from forge_consensus.events.types import AuditRecorded
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
@@ -73,6 +74,9 @@ class Host(Protocol):
 
     def serve_reloads(self, reload: ReloadConfiguration) -> None:
         """Let clients have the configuration read again by calling this, on a helper thread."""
+
+    def record(self, record: AuditRecorded) -> None:
+        """Have the node record something in its audit, and wait for nothing; a node that has stopped does not."""
 
 
 class ThreadNode:
@@ -186,6 +190,10 @@ class ThreadNode:
     def serve_reloads(self, reload: ReloadConfiguration) -> None:
         """Let clients have the configuration read again."""
         self.node.serve_reloads(reload)
+
+    def record(self, record: AuditRecorded) -> None:
+        """Have the node record something in its audit."""
+        self.node.record(record)
 
 
 def report_of(engine: Any) -> LeaderReport:

@@ -200,19 +200,21 @@ class EncryptedTables(EncryptedView, Tables):
 
     # --- the keys ----------------------------------------------------------------------------------------------------
 
-    def take_key(self, key: EncryptionKey) -> None:
+    def take_key(self, key: EncryptionKey) -> bool:
         """Let another key of the node be in force; it is on disk when this returns. Raises `StorageError`.
 
-        Rows are encrypted with a new data key from now on, and old ones are written anew by later commits.
+        Returns whether it is another one than before. Rows are encrypted with a new data key from now on, and old ones
+        are written anew by later commits.
         """
         if key == self.ring.key:
-            return
+            return False
         self.ring.take_key(key)
         batch = Batch()
         ask_for_ring(batch)
         self.commit(batch)
         self.tables.sync()  # a helper is given the newest key, and must find the keyring under it
         self.write_guard(Guard(self.ring.opened, begun=False))
+        return True
 
     def rewrite(self, batch: Batch) -> None:
         """Add rows under earlier data keys to a batch, under the newest one, before anything else is in it.

@@ -43,7 +43,9 @@ class Operator:
     def ask(self, *changes: tuple[str, str, str], **flags: bool) -> MembersPlanned | Refused:
         """Ask the leader once; returns its answer."""
         asker, leader = Asker(), self.leader()
-        request = MembersRequested(ChangeMembers(changes, **flags), asker)
+        request = MembersRequested(
+            ChangeMembers(changes, flags.get("force", False), flags.get("dry_run", False)), asker
+        )
         leader.tell(leader.engine.actor("membership"), request)
         assert self.cluster.run(PATIENCE_SECONDS, lambda: bool(asker.answers))
         answer: MembersPlanned | Refused = asker.answers[0]

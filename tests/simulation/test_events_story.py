@@ -54,6 +54,7 @@ OWN = frozenset(
         "node.removed",
         "snapshot.on_thread",
         "config.rejected",
+        "audit.recorded",
     )
 )
 """Kinds that the Go original does not have; each has tests of its own, because a healthy story has none of them."""

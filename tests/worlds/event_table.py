@@ -21,14 +21,16 @@ HEAD = ("| Event | String | When | Published by | Payload |", "|---|---|---|---|
 
 
 def publishers() -> dict[str, str]:
-    """Return the publisher of each event class by the name of the class: the one module that uses it.
+    """Return the publisher of each event class by the name of the class: the one module that uses it, but for types.
 
     Raises ValueError if two do: a transition has one owner, except LogTruncated, which a snapshot may cause too.
     """
     found: dict[str, list[str]] = {}
     names = {kind.__name__ for kind in EVENT_TYPES.values()}
     for path in (*sorted(ACTORS.rglob("*.py")), OUTSIDE):
-        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        tree = ast.parse(path.read_text())
+        typed = {id(name) for node in ast.walk(tree) for type_of in types_in(node) for name in ast.walk(type_of)}
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in typed}
         for name in used & names:
             found.setdefault(name, []).append(path.stem)
     # The events of a turn join the log's events; no transition is published there.
@@ -36,6 +38,12 @@ def publishers() -> dict[str, str]:
         if len(owners) > 1 and "turn_events" in owners:
             owners.remove("turn_events")
     return {name: ", ".join(owners) for name, owners in found.items()}
+
+
+def types_in(node: ast.AST) -> list[ast.expr]:
+    """Return the annotations that a piece of source has itself."""
+    found = (getattr(node, "annotation", None), getattr(node, "returns", None))
+    return [each for each in found if isinstance(each, ast.expr)]
 
 
 def row(kind: type[ConsensusEvent], publisher: str) -> str:

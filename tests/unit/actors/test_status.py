@@ -22,7 +22,8 @@ MEMORY = [
     "reads_total", "busy_total", "backlog_entries", "backlog_seconds", "slow_applies_total", "slow_queries_total",
     "turns_total", "flushes_total", "refused", "uptime",
     "boot", "address", "events_address", "nodes",
-    "commit_seconds", "full", "level", "leader_commit", "pending_restart",
+    "commit_seconds", "full", "level", "leader_commit", "pending_restart", "audited",
+    "audit_missing",
 ]
 STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
 MEMBER = [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forge_consensus.actors.messages import ConfigReport, Hello, Refused, ReloadConfig, Submit
+from forge_consensus.actors.runtime.audit import OPERATOR, Act, record_of
 from forge_consensus.actors.runtime.engine import SUPERVISOR, SettingsChange
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.actors.supervisor import ACTORS
@@ -15,7 +16,10 @@ from forge_consensus.config.agreement import told_settings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.events.types import ConfigReloaded, ConfigUpdated, SettingsDiffer
+from forge_consensus.events.types import AuditRecorded, ConfigReloaded, ConfigUpdated, SettingsDiffer
+from forge_consensus.security.encryption import EncryptionKey
+from forge_consensus.storage.backends.encrypted import EncryptedTables
+from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.testing.world.base import OrderedFault
 from tests.unit.actors.test_election import lead
 from tests.unit.actors.test_replication import follow, put
@@ -46,6 +50,21 @@ def test_all_actors_have_the_settings_before_the_first_frame_of_the_next_turn() 
     assert node.ledger.log.last - before == 7
     assert settings_of_actors(node) == {OTHER}
     assert node.engine.settings is node.engine.events.settings is node.engine.faults.settings is OTHER
+
+
+def test_the_audit_tells_who_changed_them_and_another_key_of_the_disk() -> None:
+    made, other = EncryptionKey.made(), EncryptionKey.made()
+    node = OneNode(1)
+    tables = EncryptedTables(MemoryTables(), made)
+    record = record_of(Act(OPERATOR, "ReloadConfig", "file"), "done", "")
+    for key in (made, other):
+        node.ledger.tables, plain = tables, node.ledger.tables
+        node.engine.take_settings(SettingsChange(OTHER, StorageSettings(), key=key, records=(record,)))
+        node.ledger.tables = plain
+    node.turn()
+    told = [(each.action, each.subject, each.identity) for each in node.told(AuditRecorded)]
+    reload, disk = ("ReloadConfig", "file", "operator"), ("disk key", other.id, "operator")
+    assert told == [reload, disk, reload]
 
 
 def test_events_come_in_order_with_the_turn_and_are_in_the_journal() -> None:

@@ -20,12 +20,12 @@ KINDS = [
     "apply.slow", "query.slow", "time.skewed", "time.stepped",
     "snapshot.on_thread", "snapshot.started", "snapshot.completed", "snapshot.failed", "snapshot.restored",
     "health.healthy", "health.degraded", "health.unhealthy", "health.recovering",
-    "config.updated", "config.reloaded", "config.rejected",
+    "config.updated", "config.reloaded", "config.rejected", "audit.recorded",
 ]  # fmt: skip
 
 NEW = [
     "node.refused", "node.removed", "settings.differ", "address.differs", "apply.slow", "query.slow", "time.skewed",
-    "time.stepped", "snapshot.on_thread", "config.rejected",
+    "time.stepped", "snapshot.on_thread", "config.rejected", "audit.recorded",
 ]  # fmt: skip
 """The kinds that the Go original does not have."""
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from forge_consensus.actors.messages import CLIENT_REQUESTS, WIRE_TAGS
 from forge_consensus.actors.runtime.gate import ANSWERS
-from forge_consensus.security.permissions import GRANTED, MESSAGES
+from forge_consensus.security.permissions import ACTS, GRANTED, MESSAGES, ORDINARY
 
 
 def test_each_message_has_a_row_and_each_row_a_message() -> None:
     """Otherwise a new message would be let in, or an old row would hide that it is meant for nothing."""
     assert {kind.__name__ for kind in WIRE_TAGS.values()} == MESSAGES.keys()
+
+
+def test_each_message_of_clients_is_marked_as_an_act_or_as_ordinary() -> None:
+    """Otherwise a new one could administer without being audited."""
+    assert {kind.__name__ for kind in CLIENT_REQUESTS} == ACTS | ORDINARY, "add it to ACTS or to ORDINARY"
+    assert set() == ACTS & ORDINARY
+    assert {MESSAGES[name] for name in ACTS} == {"admin"}
 
 
 def test_only_members_may_send_what_no_client_sends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import ConfigRejected, ConfigReloaded, ConfigUpdated
 from forge_consensus.service import config_watch, reloading
+from forge_consensus.service.child import change_of, change_row
 from forge_consensus.service.config_watch import ConfigWatcher
 from forge_consensus.service.reloading import PAUSE_SECONDS, Reloader
 from tests.worlds.service_world import eventually
@@ -126,6 +128,34 @@ def test_a_file_with_faults_keeps_all_values_and_all_faults_are_told(world: Worl
     world.add("")
     world.reloader.reload("signal")
     assert world.reloader.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("trigger", "identity"), [("signal", "operator"), ("file", "operator"), ("call", "application")]
+)
+def test_the_audit_has_what_no_client_asked_for(world: World, trigger: str, identity: str) -> None:
+    world.add("raft: {check_interval: 2s}\n")
+    world.reloader.reload(trigger)
+    (record,) = world.taker.changes[-1].records
+    assert (record.identity, record.action, record.outcome) == (identity, "ReloadConfig", "done")
+    assert record.subject == f"{trigger}: raft.check_interval"
+    world.add("raft: {hartbeat: 1}\n")
+    with pytest.raises(InvalidConfigError):
+        world.reloader.reload(trigger)
+    (record,) = world.taker.changes[-1].records
+    assert (record.outcome, record.code) == ("failed", InvalidConfigError.code)
+
+
+@pytest.mark.parametrize("trigger", ["client", "api"])
+def test_what_somebody_asks_for_is_recorded_by_whom_they_asked(world: World, trigger: str) -> None:
+    world.reloader.reload(trigger)
+    assert world.taker.changes[-1].records == ()
+
+
+def test_the_records_of_a_change_reach_a_node_in_another_process(world: World) -> None:
+    world.reloader.reload("file")
+    (change,) = world.taker.changes
+    assert change_of(json.loads(json.dumps(change_row(change)))).records == change.records
 
 
 def test_very_many_faults_fit_into_an_event(world: World) -> None:

@@ -182,7 +182,8 @@ def test_another_key_takes_over_and_old_rows_are_written_anew_in_slices(monkeypa
     tables = filled(inner, 100)
     before = {table: tables.scan(table) for table in TABLES}
     view = tables.view()
-    tables.take_key(OTHER)
+    assert not tables.take_key(KEY)
+    assert tables.take_key(OTHER)
     with pytest.raises(InvalidConfigError, match="give the folder's key"):
         EncryptedTables(inner.clone_durable(), KEY)
     assert epochs(inner) == {1, 2}
