@@ -14,10 +14,13 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from forge_consensus.actors.runtime.audit import Outcome
+from forge_consensus.admin.auditing import UNKNOWN_ROUTE, asker_of, is_act, is_denial, record
 from forge_consensus.admin.caller import Caller
 from forge_consensus.admin.operation import Argument, Call, Operation, fields_of, json_of, query_of
 from forge_consensus.admin.problems import ProblemError, invalid, problem_of
 from forge_consensus.admin.shared import Shared
+from forge_consensus.client.asked_by import ASKED_BY, AskedBy
 from forge_consensus.errors import ConsensusError, OutcomeUnknownError
 from forge_consensus.middleware.asgi import Receive, Scope, Sender
 from forge_consensus.middleware.request import READS
@@ -103,6 +106,10 @@ class Exchange:
         self.gone: asyncio.Task[None] | None = None
         self.caller: Caller | None = None
         """Who asks, where somebody is asked who they are."""
+        self.operation = UNKNOWN_ROUTE
+        """The name of what is asked for."""
+        self.acts = False
+        """Whether the API records what comes of it."""
 
     @property
     def address(self) -> str:
@@ -136,17 +143,40 @@ class Exchange:
         try:
             standing = await self.api.standing()
             response = await self.handled(operations)
+            self.note_end("done")
         except ProblemError as problem:
+            self.note_problem(problem)
             response = self.told(problem, self.of_friends(standing))
         except ConsensusError as error:
+            self.note_end("failed", error.code)
             response = self.told(problem_of(error), self.of_friends(standing))
         except Exception as error:
             LINES.error("{} {} failed", self.method, self.scope["path"], error=error)
+            self.note_end("failed", "INTERNAL")
             text = f"the request failed by a fault of this program ({type(error).__name__}): see the node's log"
             response = self.told(ProblemError(500, "internal error", text, "INTERNAL"), self.of_friends(standing))
         if response is not None:
             self.add_headers(response, self.of_friends(standing))
         return response
+
+    @property
+    def asker(self) -> AskedBy:
+        """Who asks, as the audit has it."""
+        return asker_of(self.caller, self.address, asks_all=self.api.admission is not None)
+
+    def note_problem(self, problem: ProblemError) -> None:
+        """Have a denial recorded, or that an act failed."""
+        if is_denial(problem):
+            needed = self.caller.asked[-1][0] if self.caller is not None and self.caller.asked else problem.title
+            self.api.audit(record(self.asker, self.operation, "denied", problem.code, needed))
+        else:
+            self.note_end("failed", problem.code)
+
+    def note_end(self, outcome: Outcome, code: str = "") -> None:
+        """Have it recorded what came of an act, if it is one that no node records."""
+        if self.acts:
+            self.acts = False
+            self.api.audit(record(self.asker, self.operation, outcome, code))
 
     def of_friends(self, standing: Standing | None) -> Standing | None:
         """Return who leads for those who may know it, None for strangers."""
@@ -177,6 +207,7 @@ class Exchange:
         operation = operations.get("GET" if self.method in {"HEAD", "OPTIONS"} else self.method)
         if operation is None or (self.method == "OPTIONS" and not operation.by_options):
             return self.of_other_method(operations)
+        self.operation = operation.name
         if admission is not None:
             self.caller = Caller.of(admission, operation, self.headers, self.scope.get("state") or {}, self.address)
         if self.api.subject is None and not operation.while_starting:
@@ -194,7 +225,12 @@ class Exchange:
             self.caller.check_call(operation, call)
         if operation.endless and self.method == "HEAD":
             return Response(media_type=operation.media_type)
-        return await self.carried_out(operation, call)
+        self.acts = is_act(operation, arguments)
+        token = ASKED_BY.set(self.asker)
+        try:
+            return await self.carried_out(operation, call)
+        finally:
+            ASKED_BY.reset(token)
 
     def of_other_method(self, operations: Mapping[str, Operation]) -> Response:
         """Return the answer to OPTIONS. Raises `ProblemError` for a method that the path does not have."""

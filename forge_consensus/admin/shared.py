@@ -14,6 +14,7 @@ from forge_consensus.admin.guard import Guard
 from forge_consensus.admin.slots import Slots
 from forge_consensus.admin.subject import Seat, ServiceSeat, Subject
 from forge_consensus.errors import ConsensusError, NotStartedError
+from forge_consensus.events.types import AuditRecorded
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import Standing
 
@@ -82,6 +83,11 @@ class Shared:
     def keeps_keys(self) -> bool:
         """Whether the node's machine is the built-in one."""
         return self.subject is not None and self.subject.seat.keeps_keys
+
+    def audit(self, record: AuditRecorded) -> None:
+        """Have the node record what was asked of the API, once it is open; before that only the log tells it."""
+        if self.subject is not None:
+            self.subject.seat.record(record)
 
     async def standing(self) -> Standing | None:
         """Return who leads, None where that is not known."""

@@ -16,6 +16,7 @@ from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import AuthenticationFailedError, NotStartedError
+from forge_consensus.events.types import AuditRecorded
 from forge_consensus.output import json_text
 from forge_consensus.security.access import AccessList
 from forge_consensus.security.credentials import Credentials
@@ -85,6 +86,9 @@ class Seat(Protocol):
     def credentials(self) -> Credentials | None:
         """Return what other clients of the nodes show; None where nobody is asked."""
 
+    def record(self, record: AuditRecorded) -> None:
+        """Have the node record what was asked of its API; nothing is done where it does not run."""
+
 
 class NodeSeat:
     """A node of this process, which a program runs."""
@@ -148,6 +152,10 @@ class NodeSeat:
         """Return the list of access in the cluster's log."""
         return access_in_log(self.node)
 
+    def record(self, record: AuditRecorded) -> None:
+        """Have the node record what was asked of its API."""
+        self.node.record(record)
+
 
 class ServiceSeat:
     """A node that an application runs as a service."""
@@ -206,6 +214,12 @@ class ServiceSeat:
     def credentials(self) -> Credentials | None:
         """Return what other clients of the nodes show; None where nobody is asked."""
         return self.service.own_credentials()
+
+    def record(self, record: AuditRecorded) -> None:
+        """Have the node record what was asked of its API."""
+        host = self.service.host
+        if host is not None:
+            host.record(record)
 
 
 def access_of(node: Node) -> AccessList | None:

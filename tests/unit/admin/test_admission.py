@@ -24,7 +24,7 @@ from forge_consensus.config.loading import load_config
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.access import AccessList, Principal, Rule, Token
 from forge_consensus.security.networks import network_of
-from forge_consensus.security.permissions import GRANTED, ROUTES
+from forge_consensus.security.permissions import GRANTED, ROUTE_ACTS, ROUTES
 from forge_consensus.security.x509_names import PeerCertificate, uri_of
 from tests.worlds.certified import CLUSTER, CertifiedFolder
 
@@ -76,6 +76,14 @@ def test_every_operation_has_a_permission_and_every_permission_an_operation() ->
     names = {each.name for each in (*OPERATIONS, INTO_FOLDER)}
     assert names - ROUTES.keys() == set(), "add a row to ROUTES in security/permissions.py"
     assert ROUTES.keys() - names == set(), "rows without an operation"
+
+
+def test_every_operation_is_marked_as_an_act_or_as_ordinary() -> None:
+    names = {each.name for each in (*OPERATIONS, INTO_FOLDER)}
+    assert names - ROUTE_ACTS.keys() == set(), "add a row to ROUTE_ACTS in security/permissions.py"
+    assert ROUTE_ACTS.keys() - names == set(), "rows without an operation"
+    changing = {each.name for each in OPERATIONS if each.needed == "admin" and each.method not in {"GET", "HEAD"}}
+    assert {name for name in changing if ROUTE_ACTS[name] == "ordinary"} == set()
 
 
 def test_what_changes_something_is_for_those_who_may_write_or_administer() -> None:
