@@ -163,6 +163,10 @@ class Root(Commands):
             "Make one survivor of a lost majority a cluster of its own.",
         ),
         "auth": ("forge_consensus.cli.auth:auth", "Say who may do what: tokens, keys, users."),
+        "audit": (
+            "forge_consensus.cli.audit:audit",
+            "Check and show who administered, and who was denied what.",
+        ),
         "keygen": ("forge_consensus.cli.keygen:keygen", "Make a pair of keys for a node or a client."),
         "cert": ("forge_consensus.cli.cert:cert", "Make an authority, issue, renew and show certificates."),
         "context": ("forge_consensus.cli.context:context", "Name clusters, and choose the one that commands ask."),

@@ -95,6 +95,12 @@ class SecuritySettings:
         "counts so long before it begins and after it is over.",
         why="Hosts that lost their time server for a while should not be shut out, and minutes help a thief little.",
     )
+    audit_file: str | None = setting(
+        None,
+        what="The file to which the node adds each record of its audit as a line, chained by hashes so that "
+        "forge-consensus audit verify notices what was changed; it is made with mode 0600.",
+        why="The journal has the same records and is bounded; who must keep an audit wants a file to copy away.",
+    )
     insecure: bool = setting(
         False,
         what="Whether a node without keys may listen where other machines reach it: everybody there can then read, "

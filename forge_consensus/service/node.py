@@ -35,6 +35,7 @@ from forge_consensus.security.access import AccessList
 from forge_consensus.security.encryption import EncryptionKey
 from forge_consensus.security.encryption_key import key_of_settings
 from forge_consensus.service.access_watch import AccessWatch
+from forge_consensus.service.audit_file import AuditFile
 from forge_consensus.service.joining import Joining, founded_with
 from forge_consensus.service.member_files import CertificateWatch, MemberFiles, Proofs, check_own
 from forge_consensus.service.node_security import access_of, check_exposure, joining_credentials, own_credentials
@@ -90,6 +91,7 @@ class Node:
         self.joining: Joining | None = None
         self.access: AccessControl | None = None
         """Who may do what; None for a node without keys."""
+        self.audit_file: AuditFile | None = None
         self.access_watch: AccessWatch | None = None
         self.certificate_watch: CertificateWatch | None = None
         self.cluster_id = settings.cluster_id
@@ -135,6 +137,7 @@ class Node:
                 http_url=settings.http_url or "",
                 access=self.access,
             )
+            self.open_audit_file()
             self.watch_files()
             self.system = start_system(self.base)
             if settings.join is not None and not opened.ledger.log.last:
@@ -149,6 +152,20 @@ class Node:
         except BaseException:
             self.close()
             raise
+
+    def open_audit_file(self) -> None:
+        """Have the records of the audit written to the file for them, if there is one. Raises `InvalidConfigError`."""
+        path, base = self.settings.security.audit_file, self.base
+        if not path or base is None:
+            return
+        audit = base.engine.audit
+
+        def lacks(count: int) -> None:
+            audit.missing += count
+
+        self.audit_file = AuditFile(path, self.settings.node_id, self.cluster_id, lacks)
+        self.audit_file.open()
+        base.engine.events.write_audit = self.audit_file.write
 
     def watch_files(self) -> None:
         """Begin to follow the files of which a change is taken while the node runs."""
@@ -376,6 +393,8 @@ class Node:
             self.metrics.close()
         if self.base is not None:
             self.base.close()
+        if self.audit_file is not None:
+            self.audit_file.close()
         if self.tables is not None:
             self.tables.close()
         if self.folder is not None:

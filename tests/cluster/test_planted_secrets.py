@@ -122,17 +122,20 @@ class Driven:
         self.planted.key("the key of a stranger", self.stranger.secret)
 
     def start(self, node: str) -> subprocess.Popen[bytes]:
-        """Start a node with the finest log and its events on stdout; n2 has an API key, n3 its keys by variables."""
-        variables = {}
+        """Start a node with the finest log, an audit and its events on stdout.
+
+        n2 has an API key, n3 its keys by variables.
+        """
+        variables = {"FORGE_CONSENSUS_SECURITY__AUDIT_FILE": str(self.folder / f"{node}.audit")}
         if node == "n2":
-            variables = {
+            variables |= {
                 "FORGE_CONSENSUS_ADMIN_API__ENABLE_AUTH": "true",
                 "FORGE_CONSENSUS_ADMIN_API__API_KEY": self.api_key,
             }
         if node == "n3":
             file = self.folder / "n3.yaml"
             file.write_text(re.sub(r"(?m)^ *(curve_key_file|encryption_key_file): .*\n", "", file.read_text()))
-            variables = {
+            variables |= {
                 "FORGE_CONSENSUS_SECURITY__CURVE_SECRET_KEY": self.own["n3"],
                 "FORGE_CONSENSUS_SECURITY__ENCRYPTION_KEY": self.own["n3-disk"],
             }
@@ -200,7 +203,8 @@ class Driven:
             process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             process.wait(SECONDS)
-        self.collected += [(path.name, path.read_bytes()) for path in self.folder.glob("*.log")]
+        for kind in ("*.log", "*.audit"):
+            self.collected += [(path.name, path.read_bytes()) for path in self.folder.glob(kind)]
         self.collected += [
             (str(path), path.read_bytes()) for path in (self.folder / "data").rglob("*") if path.is_file()
         ]
@@ -260,12 +264,17 @@ def test_no_secret_is_in_what_a_cluster_and_its_tools_write(driven: Driven, monk
     for process in driven.processes.values():
         driven.look_at(process)
     driven.stop()
+    for node in NODES:
+        driven.run("audit", "verify", str(driven.folder / f"{node}.audit"))
+        driven.run("audit", "show", str(driven.folder / f"{node}.audit"))
     everything = b"".join(data for _, data in driven.collected)
     for proof in (
         KeyPair.of_secret(driven.own["admin"]).public,
         '"openapi"',
         "DEBUG",
         "Traceback",
+        '"action":"@access.add_token"',
+        '"subject":"unknown key"',
     ):
         assert proof.encode() in everything, f"{proof} shows that it was looked for in the right place"
     leaks = [(what, found) for what, data in driven.collected if (found := driven.planted.found_in(data))]

@@ -40,7 +40,7 @@ def test_the_example_is_valid_as_it_stands_and_with_every_default_taken_in(tmp_p
         "admin_api.hosts", "admin_api.api_key", "security.curve_key_file", "security.curve_secret_key",
         "security.access_file", "security.client_key_file", "security.cert_file", "security.key_file",
         "security.ca_file", "security.encryption_key", "security.encryption_key_file",
-        "security.encryption_key_command",
+        "security.encryption_key_command", "security.audit_file",
     }  # fmt: skip
     assert {name for name, origin in rows.items() if origin == "default"} == empty
 

@@ -43,6 +43,7 @@ OTHER: dict[str, Any] = {
     "security.curve_key_file": "n1.key",
     "security.curve_secret_key": "s",
     "security.access_file": "access.json",
+    "security.audit_file": "audit.jsonl",
     "security.client_key_file": "app.key",
     "security.insecure": True,
     "security.cert_file": "n1.crt",
