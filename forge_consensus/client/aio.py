@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -21,12 +21,14 @@ from forge_consensus.client.calls import (
     Calls,
     ReadDetail,
     check_timeout,
+    listed,
 )
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Driver
 from forge_consensus.client.member_calls import addition
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.pending_many import PendingMany
 from forge_consensus.client.routes import Route
 from forge_consensus.client.steps import Pause, Result, Step, Steps
 from forge_consensus.config.client import ClientSettings
@@ -42,6 +44,20 @@ if TYPE_CHECKING:
 
 ADMITTED_MAX = 500
 """So many commands are handed over, and answers handed out, before the loop serves others again."""
+
+
+class Gathered:
+    """The future of the outcomes of many commands on the loop; it stands in the place of the last that is open."""
+
+    __slots__ = ("future", "many")
+
+    def __init__(self, many: PendingMany, future: asyncio.Future[list[Any]]) -> None:
+        self.many = many
+        self.future = future
+
+    def done(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.future.done()
 
 
 class LoopDelivery:
@@ -60,7 +76,7 @@ class LoopDelivery:
         self.batches: deque[list[Pending[Any]]] = deque()
         self.scheduled = False
         """Whether `hand_out` is scheduled on the loop and has not begun."""
-        self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
+        self.futures: dict[Pending[Any], asyncio.Future[Any] | Gathered] = {}
         self.waiters: deque[asyncio.Future[bool]] = deque()
         """Commands that wait to be admitted, and some that gave up."""
         self.ends: list[tuple[float, int, asyncio.Future[bool]]] = []
@@ -117,6 +133,9 @@ class LoopDelivery:
             future = take(pending, None)
             if future is None or future.done():
                 continue
+            if isinstance(future, Gathered):
+                self.gather(future)
+                continue
             if pending.error is not None:
                 future.set_exception(pending.error)
                 continue
@@ -124,6 +143,14 @@ class LoopDelivery:
                 future.set_result(pending.value())
             except Exception as error:
                 future.set_exception(error)
+
+    def gather(self, gathered: Gathered) -> None:
+        """Set the future of many commands if all have ended, else look again when one that has not ended does."""
+        part = gathered.many.open_part()
+        if part is None:
+            gathered.future.set_result(gathered.many.outcomes())
+        else:
+            self.futures[part] = gathered
 
     def renew(self) -> None:
         """Admit the next portion of those who wait: the next time round the loop after a portion was admitted."""
@@ -269,6 +296,40 @@ class AsyncClient(Calls, AsyncKeyCalls, AsyncAccessCalls):
     async def apply(self, command: Command, timeout: float | None = None) -> Any:
         """Have a command applied and return the state machine's result."""
         return await (await self.submit(command, timeout))
+
+    async def submit_many(self, commands: Iterable[Command], timeout: float | None = None) -> asyncio.Future[list[Any]]:
+        """Hand over many commands at once and return one future of all their outcomes.
+
+        The future's result is a list with the result of each command, or the `ConsensusError` with which that command
+        ended. Arguments and errors are those of `Client.submit_many`. A long list leaves the loop to others in between.
+        """
+        loop, delivery = self.delivery.bound(), self.delivery
+        given, deadline = listed(commands), self.deadline(timeout)
+        parts: list[Pending[Any]] = []
+        for first in range(0, len(given), ADMITTED_MAX):
+            if first:
+                await asyncio.sleep(0)
+            parts += self.commands(given[first : first + ADMITTED_MAX], deadline, first)
+        if parts and delivery.crowded():
+            seconds = max(0.0, deadline - time.monotonic())
+            if not await delivery.wait(seconds):
+                raise self.driver.busy(seconds)
+        gathered = Gathered(PendingMany(parts), loop.create_future())
+        delivery.gather(gathered)
+        try:
+            if parts:
+                self.driver.hand_over_all(parts)
+        except BaseException:
+            delivery.futures.pop(parts[-1], None)
+            raise
+        return gathered.future
+
+    async def apply_many(self, commands: Iterable[Command], timeout: float | None = None) -> list[Any]:
+        """Have many commands applied, and return for each its result or the `ConsensusError` with which it ended.
+
+        Arguments and errors are those of `submit_many`.
+        """
+        return await (await self.submit_many(commands, timeout))
 
     async def read(
         self,

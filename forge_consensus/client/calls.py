@@ -6,7 +6,7 @@ import itertools
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
@@ -53,6 +53,13 @@ TIMEOUT_SECONDS = 5.0
 """How long a call tries where neither it nor its client says otherwise."""
 TIMEOUT_SECONDS_MAX = 1e9
 """The longest time that a call can be given, some 30 years, because the clocks of Python and ZeroMQ end beyond it."""
+
+
+def listed(commands: Iterable[Command]) -> list[Command]:
+    """The commands as a list. Raises ValueError for what can be none, such as a single command."""
+    if isinstance(commands, Iterable):
+        return list(commands)
+    raise ValueError(f"{commands!r:.99} is no list of commands: give several, such as [Command(...), Command(...)]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class Calls(PublicSurface):
             "correlation_ids",
             "deadline",
             "command",
+            "commands",
+            "encoded",
             "query",
             "barrier_query",
             "reload_query",
@@ -226,6 +235,31 @@ class Calls(PublicSurface):
 
         Raises `CommandTooLargeError`, and ValueError for what is no command.
         """
+        return self.pending(command, self.deadline(timeout))
+
+    def commands(self, commands: Sequence[Command], deadline: float, first: int = 0) -> list[Pending[Any]]:
+        """The calls that carry out these commands until the monotonic time `deadline`, not yet handed over.
+
+        Raises what `command` raises, with the number of the command: that of the first one is `first`.
+        """
+        pending, made = self.pending, list[Pending[Any]]()
+        try:
+            for command in commands:
+                made.append(pending(command, deadline))
+        except (ValueError, CommandTooLargeError) as error:
+            kind = CommandTooLargeError if isinstance(error, CommandTooLargeError) else ValueError
+            raise kind(f"command {first + len(made)} of the list, counted from 0: {error}; none was sent") from error
+        return made
+
+    def pending(self, command: Command, deadline: float) -> Pending[Any]:
+        """The call that carries out a command until a monotonic time, not yet handed over. Raises as `command` does."""
+        pending: Pending[Any] = Pending(self.encoded(command), deadline)
+        if command.type.startswith(RESERVED):
+            pending.asked_by = ASKED_BY.get()
+        return pending
+
+    def encoded(self, command: Command) -> bytes:
+        """The bytes of a command, with a correlation id if it is to have one. Raises as `command` does."""
         if not isinstance(command, Command):
             raise ValueError(f'{command!r} is no command: make one, such as Command("set", {{"key": "k", "value": 1}})')
         if self.correlation_ids is not None and command.correlation_id is None:
@@ -236,10 +270,7 @@ class Calls(PublicSurface):
                 f"the command has {len(payload)} bytes and at most {COMMAND_BYTES_MAX} "
                 "are possible: send less in one command"
             )
-        pending: Pending[Any] = Pending(payload, self.deadline(timeout))
-        if command.type.startswith(RESERVED):
-            pending.asked_by = ASKED_BY.get()
-        return pending
+        return payload
 
     def barrier_query(self, route: Route, timeout: float | None) -> PendingRead[None]:
         """The call that asks nothing and is answered as a query of that route is, not yet handed over."""

@@ -172,6 +172,17 @@ class Driver:
         if self.closed_by is not None:
             self.abandon(self.closed_by)
 
+    def hand_over_all(self, pendings: list[Pending[Any]]) -> None:
+        """Hand several calls over at once: all of them, or none if it raises, as `hand_over` does."""
+        if self.closed_by is not None:
+            raise fresh(self.closed_by)
+        if self.unbegun:
+            self.begin()
+        self.wanted.extend(pendings)  # of a list: no other thread and no signal handler comes in between
+        self.wakeup.rouse()
+        if self.closed_by is not None:
+            self.abandon(self.closed_by)
+
     def keep_lease(self, life: LeaseLife) -> None:
         """Keep a lease alive from now on. Raises `NotStartedError` after `close`, and as `begin` does."""
         if self.closed_by is not None:

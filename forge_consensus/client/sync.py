@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from forge_consensus.actors.messages import Located
 from forge_consensus.client.access_calls import AccessCalls
-from forge_consensus.client.calls import Calls, ReadDetail
+from forge_consensus.client.calls import Calls, ReadDetail, listed
 from forge_consensus.client.driver import Driver
 from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.pending_many import PendingMany
 from forge_consensus.client.routes import Route
 from forge_consensus.client.steps import Pause, Result, Step, Steps
 from forge_consensus.errors import ConsensusError
@@ -95,6 +97,38 @@ class Client(Calls, KeyCalls, MemberCalls, AccessCalls):
     def apply(self, command: Command, timeout: float | None = None) -> Any:
         """Have a command applied and return the state machine's result; arguments and errors are those of `submit`."""
         return self.submit(command, timeout).result()
+
+    def submit_many(self, commands: Iterable[Command], timeout: float | None = None) -> PendingMany:
+        """Hand over many commands at once and return one future of all their outcomes.
+
+        It costs a fraction of as many calls of `submit`. Each one stays a command of its own: it is applied at most
+        once, in the order of the list as long as nothing has to be sent again, and fails alone. The future's `result()`
+        is a list with the result of each command, or the `ConsensusError` with which that command ended.
+
+        Blocks while `settings.outstanding_max` commands are outstanding. A longer list is sent bit by bit, so that no
+        more than that are on their way.
+
+        Args:
+            commands: what the state machine is to do, any number of times; they are looked at before any is sent.
+            timeout: how many seconds each of the commands tries, counted from now; None for the client's timeout.
+
+        Raises what `submit` raises; then none of the commands was sent. ValueError and `CommandTooLargeError` name the
+        command by its place in the list.
+
+        """
+        parts = self.commands(listed(commands), self.deadline(timeout))
+        if parts and self.driver.full():
+            self.driver.wait_for_capacity(self.timeout if timeout is None else timeout)
+        if parts:
+            self.driver.hand_over_all(parts)
+        return PendingMany(parts)
+
+    def apply_many(self, commands: Iterable[Command], timeout: float | None = None) -> list[Any]:
+        """Have many commands applied, and return for each its result or the `ConsensusError` with which it ended.
+
+        Arguments and errors are those of `submit_many`.
+        """
+        return self.submit_many(commands, timeout).result()
 
     def ask_query(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.pending_many import PendingMany
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import (
     ConsensusError,
@@ -198,6 +200,31 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls, AccessCalls):
             return self.submit(command, timeout).result()
         except NotStartedError as error:
             raise self.why(error) from error
+
+    def submit_many(self, commands: Iterable[Command], timeout: float | None = None) -> PendingMany:
+        """Hand over many commands at once and return one future of all their outcomes, as `Client.submit_many` does.
+
+        Whether it waits before that is said at `submit`.
+        """
+        client = self.ready()
+        if client.driver.full():
+            client = self.ready("submit_many")
+        began = time.monotonic()
+        try:
+            pending = client.submit_many(commands, timeout)
+        except NotStartedError as error:
+            raise self.why(error) from error
+        count = self.meter.count
+        pending.add_done_callback(lambda done: count(began, done.failed, len(done.parts)))
+        return pending
+
+    def apply_many(self, commands: Iterable[Command], timeout: float | None = None) -> list[Any]:
+        """Carry out many commands, and return for each its result or the `ConsensusError` with which it ended.
+
+        Arguments and errors are those of `Client.submit_many`.
+        """
+        self.ready("apply_many")
+        return self.submit_many(commands, timeout).result()
 
     def read_detail(
         self,

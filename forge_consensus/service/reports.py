@@ -88,18 +88,21 @@ class Meter:
         """How often this node became leader."""
         self.snapshot_at: float | None = None
 
-    def count(self, began: float, failed: bool) -> None:
-        """Count an operation that began at that time and ends now. Under many threads counts may be off by a few."""
+    def count(self, began: float, failed: int, total: int = 1) -> None:
+        """Count operations that began at that time and end now: `total` of them, of which `failed` have failed.
+
+        Under many threads counts may be off by a few.
+        """
         now = time.monotonic()
-        self.total += 1
+        self.total += total
         self.failed += failed
-        self.seconds += now - began
+        self.seconds += (now - began) * total
         second = int(now)
         window = self.window
         if window and window[-1][0] == second:
-            window[-1][1] += 1
+            window[-1][1] += total
         else:
-            window.append([second, 1])
+            window.append([second, total])
 
     def per_second(self) -> float:
         """Return the operations a second, over the last whole seconds and this one."""

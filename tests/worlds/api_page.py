@@ -18,7 +18,7 @@ KEY_CALLS = (
 )
 SERVICE_CALLS = (
     f"{MEMBER_CALLS} "
-    f"start stop submit apply read read_detail barrier {KEY_CALLS} "
+    f"start stop submit submit_many apply apply_many read read_detail barrier {KEY_CALLS} "
     "is_leader get_leader get_role get_term wait_for_leader get_stats get_cluster_info get_health_status "
     "health_check async_client reload update_config "
     "access add_principal remove_principal add_key revoke_key create_token rotate_token revoke_token forget_revoked"
@@ -27,7 +27,8 @@ ACCESS_CALLS = (
     "access add_principal remove_principal add_key revoke_key create_token rotate_token revoke_token forget_revoked"
 )
 CLIENT_CALLS = (
-    f"submit apply read read_detail barrier {KEY_CALLS} status get_cluster_info locate reload_config close "
+    f"submit submit_many apply apply_many read read_detail barrier {KEY_CALLS} "
+    "status get_cluster_info locate reload_config close "
     f"{MEMBER_CALLS} {ACCESS_CALLS}"
 )
 API = {
@@ -35,6 +36,7 @@ API = {
     "forge_consensus.service.leader_task.LeaderTask": "",
     "forge_consensus.service.leader_task.while_leader": "",
     "forge_consensus.service.leader_task.Lead": "wait",
+    "forge_consensus.client.pending_many.PendingMany": "applied failed done wait result outcomes add_done_callback",
     "forge_consensus.Client": CLIENT_CALLS,
     "forge_consensus.AsyncClient": CLIENT_CALLS,
     "forge_consensus.client.access_records.AccessInfo": "counts named holder",

@@ -66,7 +66,18 @@ def test_every_call_is_a_coroutine(cluster: FakeCluster) -> None:
 def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> None:
     async def work(client: AsyncClient) -> None:
         names = {name for name in dir(client) if not name.startswith("_")}
-        calls = {"last_index", "submit", "apply", "read", "read_detail", "status", "locate", "close"}
+        calls = {
+            "last_index",
+            "submit",
+            "submit_many",
+            "apply",
+            "apply_many",
+            "read",
+            "read_detail",
+            "status",
+            "locate",
+            "close",
+        }
         calls |= {
             "members",
             "change_members",

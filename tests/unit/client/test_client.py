@@ -395,7 +395,19 @@ def test_the_representation_shows_endpoints_leader_and_whether_the_client_is_ope
 
 def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
     names = {name for name in dir(client) if not name.startswith("_")}
-    calls = {"submit", "apply", "ask_query", "read", "read_detail", "last_index", "status", "locate", "close"}
+    calls = {
+        "submit",
+        "submit_many",
+        "apply",
+        "apply_many",
+        "ask_query",
+        "read",
+        "read_detail",
+        "last_index",
+        "status",
+        "locate",
+        "close",
+    }
     calls |= {
         "members",
         "change_members",
