@@ -48,7 +48,10 @@ class Reads:
 
     def __bool__(self) -> bool:
         """Whether any query is unanswered."""
-        return any(self.windows.values())
+        for window in self.windows.values():  # noqa: SIM110 - each turn asks several times, and `any` costs twice as much
+            if window.open or window.queue:
+                return True
+        return False
 
     @property
     def kept(self) -> bool:

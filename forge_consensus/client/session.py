@@ -244,6 +244,8 @@ class SessionCore:
 
         A command of which an earlier frame may have had an effect ends as unknown.
         """
+        if not window.too_large:
+            return
         for pending in window.too_large:
             text = (
                 f"this has {len(pending.payload)} bytes, and at most {window.call_bytes_max:.0f} fit into a frame to "
@@ -438,19 +440,27 @@ class SessionCore:
         settings = self.settings
         self.expire(self.commands.expired(now))
         self.commands.resend_overdue(now, settings.resend_seconds, settings.resend_passed_seconds)
-        self.expire(self.reads.expired(now))
-        self.reads.resend_overdue(
-            now, settings.silence_seconds, settings.resend_seconds, settings.resend_passed_seconds
-        )
-        self.expire(self.node_queries.expired(now))
+        self.give_hopeless_up(self.commands)
+        if self.reads:  # each turn comes here, and most clients that write do not read at the same moment
+            self.tick_reads(now)
+        if self.node_queries:
+            self.expire(self.node_queries.expired(now))
         self.reads.forget_empty()
-        for window in self.windows():
-            self.give_hopeless_up(window)
         while self.floor <= self.commands.last and self.floor not in self.commands.open:
             self.floor += 1
         idle = self.session and not self.commands.open
         if idle and now - self.session_used_at > settings.session_ttl_ms / 2000:
             self.session = 0
+
+    def tick_reads(self, now: float) -> None:
+        """End late queries and mark those that seem lost."""
+        settings = self.settings
+        self.expire(self.reads.expired(now))
+        self.reads.resend_overdue(
+            now, settings.silence_seconds, settings.resend_seconds, settings.resend_passed_seconds
+        )
+        for window in self.reads.windows.values():
+            self.give_hopeless_up(window)
 
     def give_hopeless_up(self, window: RequestWindow[Any]) -> None:
         """End waiting calls for which a busy leader would have no time before their deadline."""
@@ -490,6 +500,8 @@ class SessionCore:
         leader = self.directory.leader
         if leader is None or self.patience.until > self.now:
             return False
+        if self.now - leader.heard_at <= self.settings.silence_seconds:
+            return False
         since = min(self.commands.first_sent_at(), self.reads.owed_since())
         if self.opening:
             since = min(since, self.opening_at)
@@ -503,7 +515,9 @@ class SessionCore:
         """The time at which the driver must come back at the latest; infinity if only a message can change anything."""
         if not self.working():
             return inf if self.directory.term else self.now + IDLE_TICK_SECONDS
-        deadline = min(self.commands.earliest, self.reads.earliest(), self.node_queries.earliest())
+        deadline = self.commands.earliest
+        if self.reads or self.node_queries:
+            deadline = min(deadline, self.reads.earliest(), self.node_queries.earliest())
         rests = not self.commands and not self.node_queries and self.reads.kept
         at = min(self.now + (IDLE_TICK_SECONDS if rests else TICK_SECONDS), deadline)
         return min(at, self.patience.until) if self.patience.until > self.now else at
@@ -521,14 +535,16 @@ class SessionCore:
             endpoint.asked_at = self.now
             yield endpoint.name, Locate(0, 0), next(self.requests)
         leader = directory.ready() if self.patience.until <= self.now else None
-        nearest = self.reads.nearest(self.reads.stale.avoided(self.now))
-        yield from self.node_queries.outgoing(self.now, nearest, leader, self.requests)
-        if leader is not None:
+        if self.node_queries:
+            nearest = self.reads.nearest(self.reads.stale.avoided(self.now))
+            yield from self.node_queries.outgoing(self.now, nearest, leader, self.requests)
+        if leader is not None and self.commands:
             yield from self.outgoing_commands(leader.name)
-        yield from self.reads.outgoing(self.now, leader, self.requests)
-        for window in self.windows():
-            if window.too_large:
+        if self.reads:
+            yield from self.reads.outgoing(self.now, leader, self.requests)
+            for window in self.reads.windows.values():
                 self.refuse_large(window)
+        self.refuse_large(self.commands)
 
     def outgoing_commands(self, name: str) -> Iterator[Outgoing]:
         """The frames with commands, or first the request for the session that they need."""

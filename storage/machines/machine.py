@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
@@ -26,8 +26,11 @@ TEXT_BYTES_MAX: Final = 1024
 RESULT_BYTES_MAX: Final = 4 << 20
 """The largest result. It stays with its session, in memory and in snapshots, until the client has seen it."""
 
-TEXT: Final = frozenset({str})
 PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})
+
+PACKER_BYTES: Final = 64 << 10
+PACKERS: Final[list[Callable[[Any], bytes]]] = []
+"""Packers that nobody uses now."""
 
 COMMAND_FAILED: Final = "CONSENSUS_COMMAND_FAILED"
 NO_TEXT: Final = "(its text could not be made)"
@@ -67,16 +70,42 @@ def nests_too_deep(values: list[Any], depth_max: int = DEPTH_MAX) -> bool:
     return True
 
 
-def check_command(name: Any, payload: Any, correlation_id: Any = None) -> None:
-    """Raise `ProtocolError` unless these are a command's type, payload and correlation id."""
+def packed_value(value: Any) -> bytes:
+    """The msgpack of a value, as `msgpack.packb` makes it, which makes a packer and a buffer for each value.
+
+    Raises what that raises. The packers lie in a list, so each is used by one call at a time, on whatever thread; one
+    that failed or has a large buffer is thrown away.
+    """
+    try:
+        pack = PACKERS.pop()
+    except IndexError:
+        pack = msgpack.Packer(buf_size=PACKER_BYTES).pack
+    data = pack(value)
+    if len(data) <= PACKER_BYTES:
+        PACKERS.append(pack)
+    return data
+
+
+def check_command(name: Any, payload: Any, correlation_id: Any = None) -> bool:
+    """Whether there are lists or maps in the payload of a command.
+
+    Raises `ProtocolError` unless these are a command's type, payload and correlation id.
+    """
     if type(name) is not str or not 0 < len(name) <= NAME_CHARS_MAX:
         raise ProtocolError(f"a command's type is a text of 1 to {NAME_CHARS_MAX} characters")
-    if type(payload) is not dict or not TEXT.issuperset(map(type, payload)):
+    if type(payload) is not dict:
         raise ProtocolError("a command's payload is a map with texts as keys")
-    if not PLAIN.issuperset(map(type, payload.values())) and nests_too_deep([*payload.values()]):
+    nests = False
+    for key, value in payload.items():
+        if type(key) is not str:
+            raise ProtocolError("a command's payload is a map with texts as keys")
+        if type(value) not in PLAIN:
+            nests = True
+    if nests and nests_too_deep([*payload.values()]):
         raise ProtocolError(f"a command's payload nests deeper than {DEPTH_MAX}")
     if correlation_id is not None and (type(correlation_id) is not str or len(correlation_id) > NAME_CHARS_MAX):
         raise ProtocolError(f"a correlation id has at most {NAME_CHARS_MAX} characters")
+    return nests
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +130,8 @@ class Command:
         if self.correlation_id is not None:
             parts.append(self.correlation_id)
         try:
-            data = cast("bytes", msgpack.packb(parts))
-            check_command(self.type, self.payload, self.correlation_id)
-            if not PLAIN.issuperset(map(type, self.payload.values())):
+            data = packed_value(parts)
+            if check_command(self.type, self.payload, self.correlation_id):
                 Command.decode(data)
         except (TypeError, ValueError, OverflowError, ProtocolError) as error:
             reason: object = error

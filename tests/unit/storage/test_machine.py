@@ -22,6 +22,7 @@ from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.ledger.applying import Applier
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, encode
+from forge_consensus.storage.machines import machine
 from forge_consensus.storage.machines.bounds import FRAMES_MAX
 from forge_consensus.storage.machines.machine import (
     COMMAND_FAILED,
@@ -487,3 +488,17 @@ def test_an_interrupt_of_a_batch_names_its_range() -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         apply_all(Running(interrupted), [entry(5), entry(6)])
     assert "5 to 6" in caught.value.__notes__[0]
+
+
+def test_threads_encode_commands_at_the_same_time_and_after_failures() -> None:
+    def work(number: int) -> bool:
+        good = Command("set", {"key": f"k{number}", "value": [number, "x" * (number % 7 * 30_000)]})
+        for _ in range(20):
+            with pytest.raises(ValueError, match="cannot be encoded"):
+                Command("set", {"key": "x" * 5000, "value": object()}).encode()
+            assert good.encode() == msgpack.packb([good.type, good.payload])
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(64)))
+    assert len(machine.PACKERS) <= 9
