@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
+from itertools import islice
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -18,6 +20,10 @@ TIMED: Final = 0x80
 """Set in the byte of the kind: the head carries the elapsed time. Folders of format 2 hold entries without it."""
 UNTIMED_HEAD: Final = Struct(">QBQQQQ")
 UNTIMED_HEAD_BYTES: Final = UNTIMED_HEAD.size
+SEQ: Final = slice(25, 33)
+"""Where the head has the sequence number."""
+BEFORE_SEQ: Final = slice(0, 25)
+AFTER_SEQ: Final = slice(33, HEAD_BYTES)
 UNTIMED: Final = -1
 """The elapsed time of an entry that carries none."""
 
@@ -106,6 +112,23 @@ def intact(index: int, record: bytes) -> bool:
         and len(record) >= UNTIMED_HEAD_BYTES + CRC_BYTES
         and len(record) >= head_bytes(record) + CRC_BYTES
     )
+
+
+def count_alike(records: Sequence[bytes], place: int) -> int:
+    """How many records from `place` on have the same head but for the number: those of one frame of a client.
+
+    They are records that carry the elapsed time; one that does not is like no other.
+    """
+    first = records[place]
+    before, after = first[BEFORE_SEQ], first[AFTER_SEQ]
+    if not first[8] & TIMED:
+        return 1
+    count = 1
+    for record in islice(records, place + 1, None):
+        if record[AFTER_SEQ] != after or record[BEFORE_SEQ] != before:
+            break
+        count += 1
+    return count
 
 
 def damaged(index: int) -> CorruptionError:

@@ -13,6 +13,7 @@ from forge_consensus.storage.machines.kv_draft import READ_BYTES_MAX, Draft
 from forge_consensus.storage.machines.kv_overlay import Span
 from forge_consensus.storage.machines.kv_rows import value_of, value_size
 from forge_consensus.storage.machines.leases import KEYS_MAX, check_ttl
+from forge_consensus.storage.machines.machine import PLAIN, check_command
 
 KEY_BYTES_MAX: Final = 400
 """LMDB's keys have at most 511 bytes, and the machine puts the number of a generation before each key."""
@@ -66,6 +67,26 @@ def packed(pack: Callable[[Any], bytes], value: Any) -> bytes:
     if len(data) > VALUE_BYTES_MAX:
         raise ValueError(f"a value has at most {VALUE_BYTES_MAX} bytes, this one {len(data)}")
     return data
+
+
+def plain_set(pack: Callable[[Any], bytes], command: bytes) -> tuple[str, bytes] | None:
+    """Return the key and the encoded value of an encoded command that is a set without a lease and cannot fail.
+
+    None for any other command, and wherever that takes a closer look: `Command.decode` and `apply_set` decide then.
+    """
+    try:
+        name, payload, *correlation_id = msgpack.unpackb(command)
+        key, value = payload["key"], payload["value"]
+        if name != "set" or type(payload) is not dict or len(payload) != len(SET_FIELDS):
+            return None
+        if type(key) is not str or not key.isascii() or not 0 < len(key) <= KEY_BYTES_MAX:
+            return None
+        if type(value) not in PLAIN or correlation_id:
+            check_command(name, payload, *correlation_id)
+        data = pack(value)
+    except Exception:  # whatever it is, it is found again and told where the command is looked at closely
+        return None
+    return (key, data) if len(data) <= VALUE_BYTES_MAX else None
 
 
 def check_lease(draft: Draft, payload: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, cast, runtime_checkable
 
 import msgpack
 
@@ -180,6 +180,19 @@ class Entry:
     elapsed_ms: int = 0
 
 
+class PlainRun(NamedTuple):
+    """Committed commands that follow each other and have all but their bytes in common; no objects are made of them."""
+
+    first: int
+    """The index of the first one."""
+    term: int
+    time_ms: int
+    elapsed_ms: int
+    """As in `Entry`."""
+    commands: list[bytes]
+    """The commands, encoded."""
+
+
 class Machine(Protocol):
     """The methods of every state machine.
 
@@ -256,7 +269,13 @@ class StateMachine(Machine, Protocol):
 
 @runtime_checkable
 class LedgerMachine(Machine, Protocol):
-    """A machine whose state lives in the ledger's tables, one generation of it beside another."""
+    """A machine whose state lives in the ledger's tables, one generation of it beside another.
+
+    It may also have `apply_plain(run: PlainRun) -> int`, which applies commands from the first one on, as long as they
+    are so plain that each is quick and has the outcome `DONE`, and returns how many it has applied. The others are
+    handed to `apply`, and so is what fails. It must leave the very state that `apply` leaves, because how commands are
+    cut into runs differs between nodes. It raises RecursionError only before it changes anything.
+    """
 
     @property
     def dirty(self) -> tuple[int, int]:

@@ -353,6 +353,46 @@ class Sessions:
             state.kept_bytes += size
             self.kept_bytes += size
 
+    # --- many commands of one session at once ---
+
+    def are_new(self, session: int, seqs: list[int], done_below: int, elapsed_ms: int, size: int) -> bool:
+        """Whether `begin` would say of each of these commands, one after the other, that it is to be applied.
+
+        Each keeps a result of `size` bytes. It changes nothing, and says no wherever a bound is near.
+        """
+        state = self.live.get(session)
+        if state is None or self.pending or state.last_ms + state.ttl_ms < elapsed_ms:
+            return False
+        outcomes, count = state.outcomes, len(seqs)
+        kept_bytes = count * (size + OUTCOME_OVERHEAD_BYTES)
+        return (
+            min(seqs) >= max(done_below, state.done_below)
+            and len(set(seqs)) == count
+            and outcomes.keys().isdisjoint(seqs)
+            and len(outcomes) + count <= self.outcomes_max
+            and state.kept_bytes + kept_bytes < self.outcome_bytes_max
+            and self.kept_bytes + kept_bytes < self.kept_bytes_max
+        )
+
+    def note_all(
+        self, session: int, seqs: list[int], done_below: int, elapsed_ms: int, used: int, outcome: Outcome
+    ) -> None:
+        """Note commands that `are_new` and are applied, as `begin` and `finish` do for one after the other.
+
+        `used` is the index of the last one. All have the same outcome.
+        """
+        state = self.live[session]
+        self.dirty.add(session)
+        state.last_ms = max(state.last_ms, elapsed_ms)
+        state.last_index = used
+        if done_below > state.done_below:
+            self.forget_below(state, done_below)
+        outcomes = state.own_outcomes() if state.shared else state.outcomes
+        outcomes.update(dict.fromkeys(seqs, outcome))
+        kept_bytes = len(seqs) * (len(outcome.payload) + OUTCOME_OVERHEAD_BYTES)
+        state.kept_bytes += kept_bytes
+        self.kept_bytes += kept_bytes
+
     def bounded_like(self, other: Sessions) -> Sessions:
         """Take the bounds of other sessions, and return these."""
         self.sessions_max, self.outcomes_max = other.sessions_max, other.outcomes_max

@@ -12,8 +12,10 @@ from forge_consensus.storage.machines.bounds import larger_than
 from forge_consensus.storage.machines.machine import (
     ADDRESS,
     RESULT_BYTES_MAX,
+    Command,
     Entry,
     Machine,
+    PlainRun,
     StateMachine,
     failed_query,
     interrupts,
@@ -204,6 +206,8 @@ class WatchedMachine:
         found = getattr(self.machine, name)
         if name == "apply_run":
             return self.applying_run(found)
+        if name == "apply_plain":
+            return self.applying_plain(found)
         if name == "query" and self.cost is not None:
             return self.cost.of_query(found)
         if name == "snapshot":
@@ -257,6 +261,22 @@ class WatchedMachine:
                 check_size(entry, result)
                 self.report(entry, text_of(result) if isinstance(result, BaseException) else result_text(result))
             return results
+
+        return watched
+
+    def applying_plain(self, apply: Callable[[PlainRun], int]) -> Callable[[PlainRun], int]:
+        """Wrap a machine's `apply_plain` to report each command that it applies.
+
+        Where each state or the time of each command counts, nothing is applied that way, so that `apply` sees them all.
+        """
+        one_by_one = self.cost is not None or self.agreement.state is not None
+
+        def watched(run: PlainRun) -> int:
+            count = 0 if one_by_one else apply(run)
+            for index, data in enumerate(run.commands[:count], run.first):
+                entry = Entry(index, run.term, run.time_ms, Command.decode(data), run.elapsed_ms)
+                self.report(entry, result_text(None))
+            return count
 
         return watched
 

@@ -26,6 +26,12 @@ def a_session_forgets_what_it_did(patch: Patch) -> None:
     patch.setattr(Sessions, "begin", forget)
 
 
+@mutant(own_machine=False)
+def a_run_is_new_whatever_its_session_did(patch: Patch) -> None:
+    """Commands that are applied at once are applied again when they are sent again."""
+    patch.setattr(Sessions, "are_new", lambda self, session, seqs, done_below, elapsed_ms, size: session in self.live)
+
+
 @mutant()
 def a_command_that_its_client_is_done_with_is_applied_again(patch: Patch) -> None:
     """What lies below the client's mark was forgotten with its result, and counts as new."""
