@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from forge_consensus.checks.closed_loop import ClosedLoop
@@ -34,7 +35,7 @@ class Measured:
     seconds: float
     """From the first call to the last answer."""
     per_second: float
-    """How many calls succeeded in a second."""
+    """How many commands or queries succeeded in a second."""
     latency: Latencies
     """From the call to the answer, of calls that succeeded."""
     failed: int
@@ -42,6 +43,8 @@ class Measured:
     """Code of an error -> how many calls ended with it."""
     leader_flushes: int | None = None
     """How often the leader flushed its disk meanwhile, for whomever; None if it does not tell, or another one leads."""
+    many: int = 1
+    """How many commands each call handed over, by `submit_many`; such a call counts as failed if one of them did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ def measure_benchmark(
     value_bytes: int,
     *,
     reads: bool,
+    many: int = 1,
     tell: Callable[[str], object] = lambda text: None,
 ) -> BenchmarkReport:
     """Write to a cluster as fast as it answers, then read, with one number of calls under way after the other.
@@ -96,6 +100,7 @@ def measure_benchmark(
         seconds: how long each measurement takes, besides a fifth of that before it to warm up.
         value_bytes: how large each value is.
         reads: whether to measure linearizable reads too.
+        many: how many writes each call hands over at once.
         tell: takes a line of progress before each measurement.
 
     Raises `ConsensusError` if not even the first write is carried out.
@@ -109,8 +114,9 @@ def measure_benchmark(
         for work in (WRITES, READS) if reads else (WRITES,):
             for at_once in outstanding:
                 tell(f"{work}s, {at_once:,} at once, {seconds:g} s")
-                loop = ClosedLoop(load.write if work == WRITES else load.read, at_once)
-                measured.append(measure_one(client, loop, work, seconds))
+                write = load.write if many == 1 else partial(load.write_list, many=many)
+                loop = ClosedLoop(write if work == WRITES else load.read, at_once)
+                measured.append(measure_one(client, loop, work, seconds, many if work == WRITES else 1))
     finally:
         removed, left = load.remove(loop)
     failures = sum((Counter(each.failures) for each in measured), Counter[str]())
@@ -126,8 +132,8 @@ def measure_benchmark(
     )
 
 
-def measure_one(client: Client, loop: ClosedLoop, work: str, seconds: float) -> Measured:
-    """Run a loop to warm up, then to measure."""
+def measure_one(client: Client, loop: ClosedLoop, work: str, seconds: float, many: int) -> Measured:
+    """Run a loop to warm up, then to measure; each of its calls is so many commands or queries."""
     loop.run(min(seconds * WARM_SHARE, WARM_SECONDS_MAX))
     loop.took.clear()
     before = leader_flushes(client)
@@ -138,11 +144,12 @@ def measure_one(client: Client, loop: ClosedLoop, work: str, seconds: float) -> 
         work=work,
         outstanding=loop.outstanding,
         seconds=round(took, 3),
-        per_second=round(latency.count / took, 1),
+        per_second=round(latency.count * many / took, 1),
         latency=latency,
         failed=loop.failures.total(),
         failures=dict(loop.failures),
         leader_flushes=after[1] - before[1] if before and after and before[0] == after[0] else None,
+        many=many,
     )
 
 

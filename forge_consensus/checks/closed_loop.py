@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forge_consensus.client.pending import Pending
+from forge_consensus.client.pending_many import PendingMany
 from forge_consensus.errors import ConsensusError
 
 
@@ -18,16 +19,17 @@ class ClosedLoop:
     so that nothing but waiting counts.
 
     Args:
-        begin: begins the call of that number, counted from 0, and returns its future. What it raises as a
+        begin: begins the call of that number, counted from 0, and returns its future, or that of a list of commands,
+            which counts as one call and has failed if one of them has. What it raises as a
             `ConsensusError` is a call that failed.
         outstanding: how many calls are under way at once, at least 1.
 
     """
 
-    def __init__(self, begin: Callable[[int], Pending[Any]], outstanding: int) -> None:
+    def __init__(self, begin: Callable[[int], Pending[Any] | PendingMany], outstanding: int) -> None:
         self.begin, self.outstanding = begin, outstanding
         self.begun = 0
-        self.open: deque[tuple[float, Pending[Any]]] = deque()
+        self.open: deque[tuple[float, Pending[Any] | PendingMany]] = deque()
         """When each call began that has not ended, and its future."""
         self.took: list[float] = []
         """How many seconds each call took that succeeded."""
@@ -57,8 +59,9 @@ class ClosedLoop:
         try:
             pending = self.begin(number)
         except ConsensusError as error:
-            pending = Pending(b"", 0.0)
-            pending.error, pending.finished = error, True
+            failed = Pending[Any](b"", 0.0)
+            failed.error, failed.finished = error, True
+            pending = failed
         self.open.append((now, pending))
 
     def end_one(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from forge_consensus.checks.closed_loop import ClosedLoop
 from forge_consensus.checks.latencies import Latencies
 from forge_consensus.client.pending import Pending
+from forge_consensus.client.pending_many import PendingMany
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError
 from forge_consensus.events.text import seconds_text
@@ -79,7 +80,17 @@ class Load:
     def write(self, number: int) -> Pending[Any]:
         """Begin the write of that number, and return its future. Raises `ConsensusError`."""
         self.written = max(self.written, min(number + 1, self.keys))
-        return self.client.submit(Command("set", {"key": f"{self.prefix}{number % self.keys}", "value": self.value}))
+        return self.client.submit(self.command(number))
+
+    def write_list(self, number: int, many: int) -> PendingMany:
+        """Begin the list of that number of so many writes, and return its future. Raises `ConsensusError`."""
+        numbers = range(number * many, (number + 1) * many)
+        self.written = max(self.written, min(numbers.stop, self.keys))
+        return self.client.submit_many(map(self.command, numbers))
+
+    def command(self, number: int) -> Command:
+        """The write of that number."""
+        return Command("set", {"key": f"{self.prefix}{number % self.keys}", "value": self.value})
 
     def read(self, number: int) -> Pending[Any]:
         """Begin the linearizable read of that number of a key that was written, and return its future."""

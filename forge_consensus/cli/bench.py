@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HEAD: Final = ("WORK", "AT ONCE", "PER SECOND", "MEDIAN", "99%", "SLOWEST", "FAILED", "LEADER'S FLUSHES")
 VALUE_BYTES_MAX: Final = 256 << 10
+MANY_MAX: Final = 1000
 USED: Final = "the cluster holds keys already, or does not let this client look whether it does"
 """Why a benchmark asks before it begins."""
 
@@ -63,6 +64,14 @@ class Numbers(click.ParamType[list[int]]):
     metavar="BYTES",
     help="How large each value is.",
 )
+@click.option(
+    "--many",
+    type=click.IntRange(1, MANY_MAX),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many writes each call hands over, as a list.",
+)
 @click.option("--reads", is_flag=True, help="Measure linearizable reads too, after the writes.")
 @click.option("--yes", is_flag=True, help="Do not ask, although the cluster holds keys.")
 @click.pass_context
@@ -74,6 +83,7 @@ def bench(
     outstanding: list[int],
     seconds: float,
     value_size: int,
+    many: int,
     reads: bool,
     yes: bool,
 ) -> None:
@@ -91,7 +101,7 @@ def bench(
         say(load_text(outstanding, seconds, value_size, reads=reads))
         if not yes and is_used(client):
             demand_consent()
-        report = measure_benchmark(client, outstanding, seconds, value_size, reads=reads, tell=say)
+        report = measure_benchmark(client, outstanding, seconds, value_size, reads=reads, many=many, tell=say)
     if report.left:
         say(f"! keys that begin with {report.prefix} may be left: {report.left}")
     click.echo(json_text(asdict(report)) if output == "json" else "\n".join([*rows_of(report), report.text]))
@@ -127,7 +137,7 @@ def rows_of(report: BenchmarkReport) -> list[str]:
     """Return the lines of the table."""
     rows = [
         (
-            each.work,
+            each.work if each.many == 1 else f"{each.work} x {each.many}",
             f"{each.outstanding:,}",
             f"{each.per_second:,.0f}",
             *(

@@ -65,13 +65,22 @@ class PendingMany:
         Waits up to `timeout` seconds, by default as long as the commands' own deadline allows, and raises
         `ConsensusTimeoutError` if some command has no outcome then. The commands go on; `outcomes` tells what is known.
         """
+        self.wait_for_all(timeout)
+        return self.outcomes()
+
+    def exception(self, timeout: float | None = None) -> ConsensusError | None:
+        """The error of the first command that ended with one, None if none did; waits and raises as `result` does."""
+        self.wait_for_all(timeout)
+        return next((part.error for part in self.parts if part.error is not None), None)
+
+    def wait_for_all(self, timeout: float | None) -> None:
+        """Wait as `result` does. Raises `ConsensusTimeoutError`."""
         if timeout is None:
             latest = max((part.deadline for part in self.parts), default=0.0)
             timeout = latest - time.monotonic() + DRIVER_GRACE_SECONDS
         if not self.wait(max(timeout, 0.0)):
             left = sum(not part.finished for part in self.parts)
             raise still_open(f"{left} of {len(self.parts)} answers are")
-        return self.outcomes()
 
     def add_done_callback(self, callback: Callable[[PendingMany], object]) -> None:
         """Call `callback(self)` once when all are done: on the driver's thread, or here if they are already.

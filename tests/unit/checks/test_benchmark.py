@@ -48,6 +48,19 @@ def test_an_empty_cluster_is_measured_without_a_question_and_is_empty_again(addr
         assert client.scan() == []
 
 
+def test_writes_in_lists_are_counted_by_commands_and_shown_as_such(address: str) -> None:
+    arguments = ("bench", "--outstanding", "2", "--many", "25", "--reads", "--seconds", "0.3", "--timeout", "20")
+    done = Shell(address).run(*arguments, "-o", "json")
+    assert done.exit_code == 0, done.stderr
+    writes, reads = json.loads(done.stdout)["measured"]
+    assert (writes["many"], reads["many"], writes["failed"]) == (25, 1, 0)
+    assert writes["per_second"] == pytest.approx(25 * writes["latency"]["count"] / writes["seconds"], rel=0.05)
+    assert reads["per_second"] == pytest.approx(reads["latency"]["count"] / reads["seconds"], rel=0.05)
+    assert "write x 25" in Shell(address).run(*arguments).stdout
+    with Client([address]) as client:
+        assert client.scan() == []
+
+
 def test_a_cluster_that_is_in_use_is_loaded_only_with_consent(address: str) -> None:
     with Client([address]) as client:
         client.put("mine", 1)
