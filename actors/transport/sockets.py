@@ -34,12 +34,11 @@ from forge_consensus.actors.transport.zap import EVENTS as EVENTS_DOMAIN
 from forge_consensus.actors.transport.zap import HANDSHAKES_MAX, ZapHandler
 from forge_consensus.actors.transport.zap import NODE as NODE_DOMAIN
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
+from forge_consensus.process.socket_poller import SocketPoller
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
 SNDMORE: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 RCVMORE: Final = int(zmq.RCVMORE)
-POLLIN: Final = int(zmq.POLLIN)
-EVENTS: Final = int(zmq.EVENTS)
 SRCFD: Final = int(zmq.SRCFD)
 PEER_FRAMES_MAX: Final = 4096
 """The send queue of a peer, in frames: more than the in-flight window, votes, heartbeats and chunks together. The
@@ -84,6 +83,7 @@ class Sockets:
         half_open_max: int = HALF_OPEN_MAX,
         handshakes_max: int = HANDSHAKES_MAX,
     ) -> None:
+        self.poller = SocketPoller()
         self.context: zmq.Context[Socket] = zmq.Context()
         self.access = access
         self.zap: ZapHandler | None = None
@@ -99,7 +99,6 @@ class Sockets:
         self.monitors: dict[Socket, str] = {}
         self.wake_at = inf
         """When to call `tick` (monotonic)."""
-        self.poller = zmq.Poller()
         self.paths: list[str] = []
         """The files of sockets that listen at a path, to be removed because ZeroMQ leaves them behind."""
         try:
@@ -123,14 +122,14 @@ class Sockets:
             self.close()
             raise
         self.topics: set[bytes] = set()
-        self.poller.register(self.router, zmq.POLLIN)
-        self.poller.register(self.publisher, zmq.POLLIN)
+        self.poller.register(self.router)
+        self.poller.register(self.publisher)
         self.entrances: set[Socket] = {door.monitor for door in self.doors}
         """Where it is told who comes and goes, or asked who may come: `let_in` when one of them has something."""
         if self.zap is not None:
             self.entrances.add(self.zap.socket)
         for entrance in self.entrances:
-            self.poller.register(entrance, zmq.POLLIN)
+            self.poller.register(entrance)
         self.take_refusals(self.refusals)
 
     def take_refusals(self, refusals: Refusals) -> None:
@@ -211,8 +210,8 @@ class Sockets:
         self.dealers[node] = link.socket
         self.links_of[link.socket] = link
         self.monitors[link.monitor] = node
-        self.poller.register(link.socket, zmq.POLLIN)
-        self.poller.register(link.monitor, zmq.POLLIN)
+        self.poller.register(link.socket)
+        self.poller.register(link.monitor)
         self.wake_at = min(self.wake_at, link.wake_at)
         return True
 
@@ -239,9 +238,16 @@ class Sockets:
 
         Returns the peers whose connections were given up; `changes` reports them.
         """
-        given_up = [node for node, link in self.links.items() if link.wake_at <= now and link.tick(now)]
+        given_up = []
+        for node, link in self.links.items():
+            if link.wake_at <= now:
+                if link.tick(now):
+                    given_up.append(node)
+                self.poller.used(link.socket)
         for door in self.doors:
-            door.tick(now)
+            if door.wake_at <= now:
+                door.tick(now)
+                self.poller.used(door.listener)
         self.wake_at = min(*(door.wake_at for door in self.doors), *(link.wake_at for link in self.links.values()), inf)
         return given_up
 
@@ -249,6 +255,7 @@ class Sockets:
         """Let connect who may, and note who did and who went."""
         if self.zap is not None:
             self.zap.answer(now)
+            self.poller.used(self.zap.socket)
         for door in self.doors:
             door.look(now)
             self.wake_at = min(self.wake_at, door.wake_at)
@@ -270,6 +277,7 @@ class Sockets:
             servers = access.current.member_keys(node)
             if servers:
                 link.take_servers(servers)
+                self.poller.used(link.socket)
             elif self.disconnect(node):
                 ended.append(node)
         self.wake_at = now
@@ -285,18 +293,31 @@ class Sockets:
         parted = [node for node, link in self.links.items() if link.server in keys and link.stands]
         for node in parted:
             self.links[node].begin_anew()
+            self.poller.used(self.links[node].socket)
             self.wake_at = min(self.wake_at, self.links[node].wake_at)
         return parted
+
+    def next_part(self, socket: Socket, number: int) -> bytes | None:
+        """Read the first part of the next message, None if there is none; so many were read just before.
+
+        Mostly there is one message. Whether it has come, and another one behind it, is asked, because an empty read
+        costs several times as much as the question; a row of messages is read to its end.
+        """
+        if number <= 1 and not self.poller.has_more(socket):
+            return None
+        try:
+            return socket.recv(NOBLOCK)
+        except zmq.Again:
+            return None
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[tuple[bytes, None, str]]:
         """Yield (answer, None, key that the peer proves) of a peer, at most `count_max`."""
         link = self.links_of[dealer]
-        link.heard = True
-        for _ in range(count_max):
-            try:
-                data = dealer.recv(NOBLOCK)
-            except zmq.Again:
+        for number in range(count_max):
+            data = self.next_part(dealer, number)
+            if data is None:
                 return
+            link.heard = True
             more = False
             while dealer.getsockopt(RCVMORE):
                 dealer.recv(NOBLOCK)
@@ -313,10 +334,9 @@ class Sockets:
         """
         router, shown, keyed, key = self.router, self.door.shown, self.access is not None, ""
         hoarding = self.door.hoarding
-        for _ in range(count_max):
-            try:
-                connection = router.recv(NOBLOCK)
-            except zmq.Again:
+        for number in range(count_max):
+            connection = self.next_part(router, number)
+            if connection is None:
                 hoarding.drained = True
                 return
             hoarding.heard.add(connection)
@@ -354,6 +374,7 @@ class Sockets:
         dealer = self.dealers.get(node)
         if dealer is None:
             return False
+        self.poller.used(dealer)
         try:
             dealer.send(data, NOBLOCK)
         except zmq.ZMQError:
@@ -362,6 +383,7 @@ class Sockets:
 
     def answer(self, connection: bytes, data: bytes) -> bool:
         """Send an answer on a connection; False when it is gone or its queue is full."""
+        self.poller.used(self.router)
         try:
             self.router.send(connection, SNDMORE)
             self.router.send(data, NOBLOCK)
@@ -374,7 +396,7 @@ class Sockets:
         door = self.events_door
         door.look(time.monotonic())  # whoever has subscribed had connected before
         for _ in range(SUBSCRIPTIONS_A_LOOK):
-            if not int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
+            if not self.poller.has_more(self.publisher):
                 return
             part = self.publisher.recv(NOBLOCK, copy=False)
             wish = part.bytes
@@ -400,11 +422,13 @@ class Sockets:
 
     def publish(self, topic: bytes, data: bytes) -> None:
         """Send to subscribers. A slow subscriber misses the event and detects the gap by the sequence number."""
+        self.poller.used(self.publisher)
         self.publisher.send(topic, SNDMORE)
         self.publisher.send(data, NOBLOCK)
 
     def close(self) -> None:
         """Close all sockets at once; unsent frames are dropped."""
+        self.poller.close()
         for path in self.paths:  # first: once this node does not listen, another one may take the path
             with contextlib.suppress(OSError):
                 os.unlink(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
@@ -148,7 +147,7 @@ class ZeroMqBase(SystemBase):
         if access is not None:
             self.note_strangers()
         self.inbox: deque[tuple[Any, Any]] = deque()
-        self.sockets.poller.register(self.wakeup.fd, zmq.POLLIN)
+        self.sockets.poller.register_file(self.wakeup.fd)
         self.bus = bus
         self.closed = False
         tell_of_forks(self)
@@ -178,7 +177,7 @@ class ZeroMqBase(SystemBase):
         notices = self.tend()
         patience = 0.0 if notices else self.patience()
         began = self.clock.reading()
-        ready = dict(self.sockets.poller.poll(math.ceil(patience * 1000)))
+        ready = self.sockets.poller.wait(patience)
         wakeup.sleeping = False
         late = self.clock.reading() - began - patience
         if late > LATE_SECONDS:
@@ -186,10 +185,10 @@ class ZeroMqBase(SystemBase):
         frames: list[tuple[Any, ...]] = []
         settings, sockets = self.engine.settings, self.sockets
         for socket in ready:
-            if socket in sockets.monitors:
-                notices += self.changes_of(sockets.monitors[socket])
-            elif socket == wakeup.fd:
+            if isinstance(socket, int):
                 wakeup.awake()
+            elif socket in sockets.monitors:
+                notices += self.changes_of(sockets.monitors[socket])
             elif socket is sockets.publisher:
                 self.serve_subscribers()
             elif socket in sockets.entrances:
@@ -315,6 +314,7 @@ class ZeroMqBase(SystemBase):
         sockets = self.sockets
         dialled = {place for link in sockets.links.values() for place in link.places()}
         close_sockets(bound=[sockets.bind_address, sockets.events_address], dialled=dialled)
+        sockets.poller.close()
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1
         keep(self.engine, sockets, self.wakeup)

@@ -56,7 +56,7 @@ def tend(sockets: Sockets, done: Callable[[], bool], frames: list[bytes] | None 
     end = time.monotonic() + SECONDS_MAX
     while not done():
         assert time.monotonic() < end, (sockets.door.inside, sockets.door.probation, sockets.door.shut)
-        sockets.poller.poll(5)
+        sockets.poller.wait(0.005)
         now = time.monotonic()
         sockets.let_in(now)
         if sockets.wake_at <= now:

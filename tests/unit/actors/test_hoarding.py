@@ -74,7 +74,7 @@ def sockets() -> Iterator[Sockets]:
 
 def tend(sockets: Sockets) -> list[bytes]:
     """One turn of a node."""
-    sockets.poller.poll(5)
+    sockets.poller.wait(0.005)
     now = time.monotonic()
     sockets.let_in(now)
     if sockets.wake_at <= now:

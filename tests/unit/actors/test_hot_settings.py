@@ -329,9 +329,9 @@ class Sockets:
         self.wake_at = float("inf")
         self.asked: list[tuple[int, ...]] = []
 
-    def poll(self, wait_ms: int) -> list[tuple[Any, int]]:
+    def wait(self, seconds: float) -> list[Any]:
         """Everything has something."""
-        return [(self.router, 1), (self.peer, 1)]
+        return [self.router, self.peer]
 
     def from_peer(self, socket: Any, most: int) -> list[bytes]:
         """Note how many frames are asked for."""

@@ -60,7 +60,7 @@ class Listener:
         """Take what arrives, for so long or once."""
         end = time.monotonic() + seconds
         while True:
-            self.sockets.poller.poll(5)
+            self.sockets.poller.wait(0.005)
             self.sockets.let_in(time.monotonic())
             self.sockets.take_subscriptions()
             self.frames += self.sockets.from_anyone(100, 1 << 20)

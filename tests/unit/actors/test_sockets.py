@@ -1,4 +1,4 @@
-"""The sockets of a node: what a connection may make it hold."""
+"""The sockets of a node: what a connection may make it hold, and that no frame is overlooked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ import zmq
 
 from forge_consensus.actors.runtime.refusals import TOO_MANY_TOPICS
 from forge_consensus.actors.transport.liveness import PING
-from forge_consensus.actors.transport.sockets import FRAMES_UNREAD_MAX, TOPIC_BYTES_MAX, TOPICS_MAX, Sockets
+from forge_consensus.actors.transport.sockets import (
+    FRAMES_UNREAD_MAX,
+    TOPIC_BYTES_MAX,
+    TOPICS_MAX,
+    Sockets,
+    endpoint_of,
+)
 from forge_consensus.errors import TransportUnavailableError
 from forge_consensus.testing.local.ports import free_ports
 
@@ -97,6 +103,58 @@ def test_a_ping_is_answered_and_is_no_frame(sockets: Sockets, context: zmq.Conte
     dealer.close(0)
 
 
+def settle(sockets: Sockets) -> list[bytes]:
+    """Read as a node does, until nothing comes any more; returns the connections that frames came on."""
+    connections: list[bytes] = []
+    while sockets.poller.wait(0.05):
+        sockets.let_in(time.monotonic())
+        sockets.take_subscriptions()
+        connections += [connection for _, connection, _ in sockets.from_anyone(10, 1 << 20)]
+        for node, link in sockets.links.items():
+            list(sockets.changes(node))
+            list(sockets.from_peer(link.socket, 10))
+    assert sockets.poller.unsure == set()
+    return connections
+
+
+@pytest.mark.parametrize("act", ["send_peer", "answer", "tick"])
+def test_a_frame_that_arrives_before_a_call_on_its_socket_is_told_after_it(
+    sockets: Sockets, context: zmq.Context[Socket], act: str
+) -> None:
+    """The call takes ZeroMQ's note of the arrival, and no descriptor tells of the frame any more."""
+    peer, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    peer.bind("tcp://127.0.0.1:0")
+    dealer.connect(f"tcp://{sockets.bind_address}")
+    sockets.connect("peer", endpoint_of(peer))
+    link = sockets.links["peer"].socket
+    dealer.send(b"first")
+    connections: list[bytes] = []
+    end = time.monotonic() + SECONDS_MAX
+    while not (connections and sockets.links["peer"].stands):
+        assert time.monotonic() < end
+        connections += settle(sockets)
+    assert sockets.send_peer("peer", b"request")
+    asked, _ = peer.recv_multipart()
+    settle(sockets)
+
+    calls: dict[str, Callable[[], object]] = {
+        "send_peer": lambda: sockets.send_peer("peer", b"request"),
+        "answer": lambda: sockets.answer(connections[0], b"answer"),
+        "tick": lambda: sockets.tick(time.monotonic() + 1.0),
+    }
+    if act == "send_peer":
+        peer.send_multipart([asked, b"answer"])
+    else:
+        dealer.send(b"second")
+    assert sockets.poller.epoll.poll(SECONDS_MAX), "it has arrived, and nobody has looked"
+    time.sleep(0.02)  # a send looks for notes only if nobody has for a millisecond
+    calls[act]()
+    assert sockets.poller.epoll.poll(0.02) == [], "the note is taken"
+    assert (link if act == "send_peer" else sockets.router) in sockets.poller.wait(0.0)
+    peer.close(0)
+    dealer.close(0)
+
+
 def listen(sockets: Sockets, done: Callable[[], bool]) -> None:
     """Serve subscribers as a node does, until `done`."""
     end = time.monotonic() + SECONDS_MAX
@@ -124,6 +182,7 @@ def test_the_subscriber_that_asks_for_too_many_topics_is_shut_and_the_others_sta
         greedy.setsockopt(zmq.SUBSCRIBE, b"topic-%d" % number)
     listen(sockets, lambda: sockets.refusals.counts[TOO_MANY_TOPICS] == 1 and len(sockets.topics) == 100)
     sockets.publish(b"modest-7", b"event")
+    assert sockets.publisher in sockets.poller.unsure, "it may have taken the note of a subscription"
     assert modest.poll(5000)
     assert modest.recv_multipart() == [b"modest-7", b"event"]
     assert sockets.refusals.counts[TOO_MANY_TOPICS] == 1
