@@ -231,7 +231,7 @@ class Engine:
         Returns how many messages were received.
         """
         mailbox = self.mailbox
-        if mailbox.later:
+        if mailbox.first or mailbox.later:
             mailbox.deliver_later()
         for notice in notices:
             for address in self.hearing(type(notice)):
@@ -255,7 +255,7 @@ class Engine:
     def commit(self, began: float) -> float:
         """Commit the ledger; returns how many seconds have passed since `began`. Raises `StorageError`.
 
-        The actors learn in the next turn that the log is durable.
+        The actors learn at the beginning of the next turn that the log is durable, see `has_work`.
         """
         commits = self.ledger.commits
         wrote = self.ledger.commit()
@@ -320,7 +320,27 @@ class Engine:
 
     def patience(self, seconds_max: float) -> float:
         """For how many seconds the next turn may wait for frames, at most `seconds_max`."""
-        return 0.0 if self.mailbox.later else self.timers.patience(seconds_max)
+        return 0.0 if self.has_work else self.timers.patience(seconds_max)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the next turn has something to do already, so that it begins without waiting.
+
+        Something was postponed to it, or something follows from the last flush: entries that can be applied now, or
+        that a majority has together with this node's own disk. Otherwise the actors learn of the flush with the next
+        frame or timer, because a turn for that alone would cost as much and change nothing that others see.
+        """
+        if self.mailbox.later:
+            return True
+        if not self.mailbox.first:
+            return False
+        ledger, durable = self.ledger, self.ledger.log.durable
+        if ledger.applied < min(ledger.commit_index, durable):
+            return True
+        if ledger.leading_term is None:
+            return False
+        match = {**self.shared.match, ledger.identity.node_id: durable}
+        return ledger.configuration.quorum.reached(match) > ledger.commit_index
 
     def follow_members(self) -> bool:
         """Let the peers be those of the configuration in force; returns whether their addresses changed.
@@ -380,7 +400,7 @@ class Engine:
     def forget_actors(self) -> None:
         """End every actor but the supervisor, with all messages and timers for them."""
         self.cells.forget(SUPERVISOR)
-        self.mailbox.later.clear()
+        self.mailbox.forget_later()
         self.timers.clear()
         self.shared.stickiness.leads = False
 

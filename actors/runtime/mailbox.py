@@ -14,11 +14,16 @@ MESSAGES_MAX: Final = 1_000_000
 
 
 class Mailbox:
-    """Two queues: `queue` runs until it is empty, `later` waits for the next turn. `addresses` maps actors' names."""
+    """Three queues: `queue` runs until it is empty; `first` and then `later` are delivered when the next turn begins.
+
+    What is in `later` makes the next turn begin at once; what is in `first` waits for it, whenever it begins.
+    `addresses` maps actors' names.
+    """
 
     def __init__(self, refusals: Refusals) -> None:
         self.refusals = refusals
         self.queue: deque[Delivery] = deque()
+        self.first: list[tuple[Address, Any]] = []
         self.later: deque[tuple[Address, Any, Address]] = deque()
         self.addresses: dict[str, LocalAddress] = {}
 
@@ -31,15 +36,23 @@ class Mailbox:
         self.later.append((to, message, sender or to))
 
     def first_in_next_turn(self, to: Address, message: Any) -> None:
-        """Postpone a message to the next turn, before all others."""
-        self.later.appendleft((to, message, to))
+        """Postpone a message to the next turn, before all others; that turn does not begin for its sake."""
+        self.first.append((to, message))
 
     def deliver_later(self) -> None:
         """Deliver the messages that were postponed to this turn."""
-        later = self.later
+        first, later = self.first, self.later
+        for to, message in first:
+            to.deliver(message, to)
+        first.clear()
         while later:
             to, message, sender = later.popleft()
             to.deliver(message, sender)
+
+    def forget_later(self) -> None:
+        """Drop what was postponed to the next turn."""
+        self.first.clear()
+        self.later.clear()
 
     def run(self) -> int:
         """Deliver messages until there are none; returns how many there were.

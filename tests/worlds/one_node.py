@@ -137,7 +137,7 @@ class OneNode:
     def turn(self, *frames: tuple[Any, ...], notices: list[Any] | None = None) -> None:
         """Take one turn with these frames, and further ones while postponed messages are left."""
         self.engine.turn(list(frames), notices or [])
-        while self.engine.mailbox.later:
+        while self.engine.has_work:
             self.engine.turn([], [])
 
     def boot_of(self, node: str) -> tuple[str, int]:

@@ -100,6 +100,48 @@ def send_whole(node: OneNode, term: int) -> tuple[bytes, str]:
     return node.frame("n2", "snapshot", chunk), "->n2"
 
 
+def turns_of(node: OneNode, *frames: tuple[Any, ...]) -> int:
+    """How many turns the node takes by itself when these frames have arrived."""
+    before = node.engine.totals.turns
+    node.turn(*frames)
+    return node.engine.totals.turns - before
+
+
+@pytest.mark.parametrize(("commit", "turns"), [(1, 1), (2, 2)])
+def test_a_turn_follows_a_flush_at_once_only_if_entries_can_be_applied(commit: int, turns: int) -> None:
+    node = OneNode()
+    request = AppendEntries(1, 1, 0, commit, 0, (noop(2, 1),))
+    assert turns_of(node, (node.frame("n2", "replication", request), "->n2")) == turns
+    assert node.ledger.applied == commit
+    follower_turns = node.engine.totals.turns
+    node.request("n2", "replication", AppendEntries(1, 2, 1, 2, 0, ()))
+    assert node.engine.totals.turns == follower_turns + 1
+    assert node.ledger.applied == 2, "what was on disk is applied in the turn that hears of the commit"
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_turn_follows_the_flush_of_a_leader_whose_disk_was_the_last_of_a_majority(early: bool) -> None:
+    node = OneNode()
+    lead(node)
+    last = node.ledger.log.last + 1
+    proposal = (node.frame("", "gateway", OpenSession(1000)), "->client")
+    reply = (node.frame("n2", "replication", AppendReply(node.ledger.term, True, last, 0, 0)), None)
+    if early:
+        assert turns_of(node, proposal, reply) == 2
+    else:
+        assert turns_of(node, proposal) == 1
+        assert node.ledger.commit_index == last - 1
+        assert turns_of(node, reply) == 1
+    assert node.ledger.commit_index == node.ledger.applied == last
+
+
+def test_a_node_alone_commits_in_the_turn_after_its_flush() -> None:
+    node = OneNode(size=1)
+    node.wait(5.0)
+    assert turns_of(node, (node.frame("", "gateway", OpenSession(1000)), "->client")) == 2
+    assert node.ledger.commit_index == node.ledger.applied == node.ledger.log.last
+
+
 def test_a_job_begins_after_the_commit_of_its_turn() -> None:
     """Else a file of term 5 has its name before term 5 is on disk, and whoever is killed there never starts again."""
     node = OneNode()

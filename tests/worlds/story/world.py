@@ -128,8 +128,8 @@ class StoryNode(SimulatedBase):
 
     @property
     def has_work(self) -> bool:
-        """Whether a frame, notice or postponed message waits for a turn."""
-        return bool(self.engine.mailbox.later or self.answers_in or self.requests_in or self.notices)
+        """Whether a frame, a notice, a postponed message or a timer that is due waits for a turn."""
+        return bool(self.engine.patience(1.0) == 0.0 or self.answers_in or self.requests_in or self.notices)
 
     def settle(self) -> None:
         """Take turns until there is nothing left to do, then connect to nodes that are new. Raises `StoryError`."""
