@@ -1,7 +1,8 @@
 """The envelope: the fields that every event carries besides its payload, and how the node fills them in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, ClassVar, TypeVar
 
 
@@ -83,7 +84,7 @@ def stamp(
         time=time,
         monotonic=monotonic,
         correlation_id=event.correlation_id,
-        **{name: getattr(event, name) for name in own_fields(type(event))},
+        **own_values(event),
     )
 
 
@@ -91,16 +92,19 @@ def payload(event: ConsensusEvent) -> dict[str, Any]:
     """Return the fields of the event besides its envelope, by name, in order of declaration."""
     if isinstance(event, UnknownEvent):
         return dict(event.data)
-    return {name: getattr(event, name) for name in own_fields(type(event))}
+    return own_values(event)
 
 
-OWN_FIELDS: dict[type[ConsensusEvent], tuple[str, ...]] = {}
-"""The cache of `own_fields`."""
+OWN_FIELDS: dict[type[ConsensusEvent], tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {}
+"""By event class: the names of the fields that it adds to the envelope, and what reads all of them from an event."""
 
 
-def own_fields(event_type: type[ConsensusEvent]) -> tuple[str, ...]:
-    """Return the names of the fields that a class adds to the envelope, in order of declaration."""
-    names = OWN_FIELDS.get(event_type)
-    if names is None:
-        names = OWN_FIELDS[event_type] = tuple(f.name for f in fields(event_type))[len(ENVELOPE_FIELDS) :]
-    return names
+def own_values(event: ConsensusEvent) -> dict[str, Any]:
+    """Return the fields that the event's class adds to the envelope, by name, in order of declaration."""
+    known = OWN_FIELDS.get(type(event))
+    if known is None:
+        names = tuple(f.name for f in fields(event))[len(ENVELOPE_FIELDS) :]
+        # attrgetter returns no tuple for a single name, so each class is asked for one name more
+        known = OWN_FIELDS[type(event)] = names, attrgetter(*names, "kind", "kind")
+    names, read = known
+    return dict(zip(names, read(event), strict=False))

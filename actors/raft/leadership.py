@@ -224,11 +224,12 @@ class Leadership:
         """Send each follower the entries that it lacks, as far as its window allows, and begin a round for reads."""
         effects: list[Effect] = []
         log = self.ledger.log
+        batches: dict[int, AppendEntries] = {}
         new_round = self.reads.round_wanted and self.reads.begin_round()
         for node, progress in self.progress.items():
             sent = False
             while progress.may_send and progress.next <= log.last:
-                if not self.send_batch(effects, node, progress, now):
+                if not self.send_batch(effects, node, progress, now, batches):
                     break
                 sent = True
             if new_round and not sent:
@@ -237,17 +238,26 @@ class Leadership:
             effects += self.answer_reads()
         return effects
 
-    def send_batch(self, effects: list[Effect], node: str, progress: Progress, now: float) -> bool:
-        """Send one batch of entries; returns False if the log no longer holds them and a snapshot is needed."""
+    def send_batch(
+        self, effects: list[Effect], node: str, progress: Progress, now: float, batches: dict[int, AppendEntries]
+    ) -> bool:
+        """Send one batch of entries; returns False if the log no longer holds them and a snapshot is needed.
+
+        `batches` holds the requests made so far, by the index before their entries, because followers in step get the
+        same one.
+        """
         log = self.ledger.log
         previous = progress.next - 1
         prev_term = log.term_at(previous)
         if prev_term is None or previous < log.base_index:
             self.need_snapshot(effects, node, progress)
             return False
-        records = log.read(progress.next, log.last, self.settings.append_bytes_max)
-        effects.append(SendTo(node, self.append_entries(previous, prev_term, tuple(records))))
-        progress.sent(previous + len(records), sum(map(len, records)), now)
+        batch = batches.get(previous)
+        if batch is None:
+            records = tuple(log.read(progress.next, log.last, self.settings.append_bytes_max))
+            batch = batches[previous] = self.append_entries(previous, prev_term, records)
+        effects.append(SendTo(node, batch))
+        progress.sent(previous + len(batch.records), sum(map(len, batch.records)), now)
         return True
 
     def send_empty(self, effects: list[Effect], node: str, progress: Progress) -> None:

@@ -77,6 +77,8 @@ DESTINATION: dict[type[WireMessage], str] = {
 }
 """The actor that handles each message. A frame for another actor is refused, so a client reaches only the gateway."""
 
+FROM_CLIENTS: Final = frozenset(CLIENT_REQUESTS)
+"""`isinstance` would compare each message with all of them, one after the other."""
 ANSWERS = (HelloReply, PreVoteReply, VoteReply, AppendReply, SnapshotReply, CheckPeerReply, ReadIndexReply)
 """These arrive on the connection that this node opened; on a connection that others opened, only requests are
 accepted."""
@@ -161,7 +163,7 @@ class Gate:
         sender = SenderAddress(frame.sender, frame.to, connection, frame.request, frame.sent, self.outbox)
         if self.permits is not None and not self.is_permitted(self.permits, frame, sender, key):
             return
-        if isinstance(message, CLIENT_REQUESTS):
+        if kind in FROM_CLIENTS:
             self.receive_from_client(frame, sender, connection, key)
         elif connection is not None and kind in ANSWERS:
             self.refusals.report(ProtocolError.code, f"a {kind.__name__} from a node that was not asked")
@@ -215,7 +217,7 @@ class Gate:
 
         Nothing of a refused part reaches an actor, so it certainly had no effect.
         """
-        if not isinstance(frame.message, CLIENT_REQUESTS):
+        if type(frame.message) not in FROM_CLIENTS:
             denial = permits.of_member(frame, key, sender.connection)
             if denial is not None:
                 self.refuse_member(frame, sender, key, denial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.config.raft import RaftSettings
@@ -10,6 +11,9 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.types import AuditRecorded, ConsensusEvent, LogAppended, LogCommitted, joined, stamp
 from forge_consensus.storage.ledger.ledger import Ledger
+
+FREQUENT: Final = (LogAppended, LogCommitted)
+"""The events of ordinary work: they are joined within a turn, and the journal keeps fewer of them."""
 
 
 class TurnEvents:
@@ -33,9 +37,9 @@ class TurnEvents:
         Entries appended, or committed, in several steps of a turn become one event with the whole range.
         """
         term = self.ledger.term
-        if isinstance(event, LogAppended | LogCommitted):
+        if isinstance(event, FREQUENT):
             for place, (earlier, of_term) in reversed(list(enumerate(self.held))):
-                if not isinstance(earlier, LogAppended | LogCommitted):
+                if not isinstance(earlier, FREQUENT):
                     break
                 if type(earlier) is type(event):
                     if of_term == term and earlier.last_index + 1 == event.first_index:
@@ -64,7 +68,7 @@ class TurnEvents:
                 monotonic=now,
             )
             data = to_msgpack(stamped)
-            frequent = isinstance(stamped, LogAppended | LogCommitted)
+            frequent = isinstance(stamped, FREQUENT)
             journal.append(stamped.sequence, now, data, frequent=frequent)
             if self.write_audit is not None and isinstance(stamped, AuditRecorded):
                 self.write_audit(stamped)
