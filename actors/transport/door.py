@@ -234,11 +234,17 @@ class Door:
         if self.probation.pop(descriptor, None) is not None:
             self.inside.add(descriptor)
 
-    def tick(self, now: float) -> None:
-        """Shut the connections that have not greeted in time, and those that send a message without end."""
+    def tick(self, now: float, early: float = 0.0) -> None:
+        """Shut the connections that have not greeted in time, and those that send a message without end.
+
+        Args:
+            now: the monotonic time.
+            early: what is due within so many seconds may be done now.
+
+        """
         for descriptor in [one for one, until in self.probation.items() if until <= now]:
             self.expel(descriptor, TOO_MANY_CONNECTIONS)
-        if self.hoarding_at <= now:
+        if self.hoarding_at <= now + early:
             self.hoarding_at = now + seconds_between(len(self.inside))
             self.hoarding.drained |= not int(cast("int", self.listener.getsockopt(zmq.EVENTS))) & POLLIN
             for descriptor in self.hoarding.found([*self.inside, *self.probation], self.ids):

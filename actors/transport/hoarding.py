@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
-LOOK_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.12
+"""A little longer than a leader's heartbeats are apart, so that an idle follower looks when one wakes it."""
 LOOK_SECONDS_MAX: Final = 1.0
 SECONDS_EACH: Final = 0.001
 """A look at one connection takes 2.5 microseconds, so that looking takes a four-hundredth of the time at most."""

@@ -55,6 +55,8 @@ FRAMES_UNREAD_MAX: Final = 16
 most this many times `message_bytes_max` of this node's memory."""
 GREETING_HEAD_BYTES: Final = 16
 NO_DESCRIPTOR: Final = -1
+EARLY_SECONDS: Final = 0.04
+"""What the doors look for is looked for so much earlier if the node is awake: it seldom wakes for that alone."""
 RECONNECT_MS: Final = 50
 RECONNECT_MS_MAX: Final = 200
 
@@ -233,6 +235,10 @@ class Sockets:
         yield from link.changes()
         self.wake_at = min(self.wake_at, link.wake_at)
 
+    def has_work(self, now: float) -> bool:
+        """Whether `tick` has something to do that is due, or may be done early, at the monotonic time `now`."""
+        return self.wake_at <= now + EARLY_SECONDS
+
     def tick(self, now: float) -> list[str]:
         """Let the links and the door do what is due at the monotonic time `now`.
 
@@ -245,8 +251,8 @@ class Sockets:
                     given_up.append(node)
                 self.poller.used(link.socket)
         for door in self.doors:
-            if door.wake_at <= now:
-                door.tick(now)
+            if door.wake_at <= now + EARLY_SECONDS:
+                door.tick(now, EARLY_SECONDS)
                 self.poller.used(door.listener)
         self.wake_at = min(*(door.wake_at for door in self.doors), *(link.wake_at for link in self.links.values()), inf)
         return given_up

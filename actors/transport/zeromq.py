@@ -161,6 +161,8 @@ class ZeroMqBase(SystemBase):
             engine.turn([], [])  # creates the actors, so that no frame arrives before them
             while not engine.stopping:
                 frames, notices = self.wait()
+                if not (frames or notices or engine.patience(WAIT_SECONDS_MAX) == 0.0):
+                    continue
                 began = self.clock.reading()
                 engine.turn(frames, notices)
                 took = self.clock.reading() - began
@@ -208,7 +210,7 @@ class ZeroMqBase(SystemBase):
             notices += self.judge_anew(self.access, now)
         if self.access is not None and self.access.certificates is not None:
             notices += self.part_with(self.access.certificates.ended(), now)
-        if self.sockets.wake_at > now:
+        if not self.sockets.has_work(now):
             return notices
         given_up = self.sockets.tick(now)
         for node in self.sockets.links:

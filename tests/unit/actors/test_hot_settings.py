@@ -329,6 +329,10 @@ class Sockets:
         self.wake_at = float("inf")
         self.asked: list[tuple[int, ...]] = []
 
+    def has_work(self, now: float) -> bool:
+        """Nothing is due."""
+        return False
+
     def wait(self, seconds: float) -> list[Any]:
         """Everything has something."""
         return [self.router, self.peer]
