@@ -161,7 +161,11 @@ def check_of_column(annotation: Any) -> Check:
     kind = kind_of(annotation)
     kinds = frozenset([kind])
     if kind is tuple:
-        check = check_of_columns(get_args(annotation))
+        args = get_args(annotation)
+        if args[-1] is Ellipsis:
+            check_array = check_of_array(annotation)
+            return lambda column: kinds.issuperset(map(type, column)) and all(map(check_array, column))
+        check = check_of_columns(args)
         return lambda column: kinds.issuperset(map(type, column)) and check(column)
     if kind is int:
         return lambda column: (

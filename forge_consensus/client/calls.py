@@ -126,6 +126,7 @@ class Calls(PublicSurface):
             "command",
             "commands",
             "encoded",
+            "pending",
             "query",
             "barrier_query",
             "reload_query",

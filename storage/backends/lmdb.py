@@ -94,9 +94,6 @@ class LmdbTables(LmdbReading):
         self.environment = self.opened_environment(map_bytes)
         try:
             self.open_tables()
-            # A new file is durable only when its name is durable in the folders above it.
-            fsync_directory(self.path)
-            fsync_directory(self.path.parent)
         except (lmdb.Error, OSError) as error:
             self.environment.close()
             raise failed("cannot open", self.path, error) from error
@@ -132,6 +129,9 @@ class LmdbTables(LmdbReading):
                 txn.delete(MARK, db=self.marks)
         (self.path / WRITE_AHEAD).unlink(missing_ok=True)
         remove_temporary_files(self.path)
+        # A new file is durable only when its name is durable in the folders above it.
+        fsync_directory(self.path)
+        fsync_directory(self.path.parent)
 
     def take_quota(self, quota_bytes: int) -> None:
         """Let the room left be counted by this quota from now on; half of the map is the most."""

@@ -120,7 +120,7 @@ class Applier:
         self.ledger_machine = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
         """The machine, if it is kept in the ledger's tables; None for a user's machine that is durable by snapshots."""
         self.batched = hasattr(machine, "apply_run")
-        self.apply_plain: Callable[[PlainRun], int] | None = getattr(machine, "apply_plain", None)
+        self.apply_plain: Callable[[PlainRun], int] | None = getattr(self.ledger_machine, "apply_plain", None)
         self.asked: Callable[[Any], Any] = getattr(machine, "query_steps", machine.query)
         self.elsewhere = self.ledger_machine is None and bool(getattr(machine, "query_elsewhere", True))
         """Whether queries are answered on a helper thread, because nobody knows how long a user's query takes."""

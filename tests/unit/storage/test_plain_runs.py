@@ -21,7 +21,7 @@ from forge_consensus.storage.ledger.transaction import META
 from forge_consensus.storage.machines import kv_tables, session_rows
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX, VALUE_BYTES_MAX
-from forge_consensus.storage.machines.machine import ApplyFaultError, Command, PlainRun
+from forge_consensus.storage.machines.machine import ApplyFaultError, Command, Entry, PlainRun
 from tests.worlds.effort import effort
 
 SESSION_TTL_MS = 3000
@@ -247,6 +247,19 @@ def test_a_session_near_a_bound_is_asked_for_each_command(bound: str) -> None:
     assert nodes[1].state() == nodes[0].state()
     refused = [each.outcome.code for each in outcomes[1] if each.outcome.code]
     assert len(refused) == 2, "the bound was never reached"
+
+
+def test_a_class_of_ones_own_sees_every_command() -> None:
+    class Watching(KeyValueMachine):
+        seen = 0
+
+        def apply(self, entry: Entry) -> Any:
+            self.seen += 1
+            return super().apply(entry)
+
+    machine, log = Watching(), history([(1, 1, 1, 10, "command", ["text"] * 6)])
+    Applier(MemoryTables(), machine).run(log, log.last, 100)
+    assert machine.seen == 6
 
 
 def test_too_large_a_value_is_no_plain_one() -> None:
