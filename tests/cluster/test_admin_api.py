@@ -296,9 +296,11 @@ def test_the_log_of_a_running_node_can_be_read(site: Site) -> None:
     assert (entry["index"], entry["kind"], entry["type"], "payload" in entry) == (index, "command", "set", False)
     (entry,) = entries(f"from={index}&limit=1&payload=true")
     assert (entry["payload"], entry["cut"]) == ({"key": "logged", "value": {"n": [1, 2]}}, False)
-    web.put(f"{url}/v1/kv/large", content=b"x" * 200_000, headers={"Content-Type": "application/octet-stream"})
-    wait_for(lambda: entries("limit=1")[0]["size_bytes"] > 200_000, 5, "the large entry")
-    (large,) = entries("limit=1&payload=true")
+    octets = {"Content-Type": "application/octet-stream"}
+    index = int(web.put(f"{url}/v1/kv/large", content=b"x" * 200_000, headers=octets).headers["x-raft-index"])
+    wait_for(lambda: site.get("n2", "/v1/log").json()["last_log_index"] >= index, 5, "the large entry")
+    (large,) = entries(f"from={index}&limit=1&payload=true")
+    assert large["size_bytes"] > 200_000
     assert (large["type"], large["payload"], large["cut"]) == ("set", None, True)
     page = site.get("n2", "/v1/log/entries?from=1&limit=1").json()
     (first,) = page["entries"]
