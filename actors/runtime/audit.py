@@ -34,8 +34,10 @@ from forge_consensus.actors.runtime.audit_folding import Folding
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.permits import MARK, Denial
 from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.errors import (
     AuthenticationFailedError,
+    BusyError,
     NoLeaderError,
     NotLeaderError,
     OperationFailedError,
@@ -44,7 +46,8 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import AuditRecorded, ConsensusEvent
 from forge_consensus.security.access import Principal
-from forge_consensus.security.permissions import RESERVED
+from forge_consensus.security.curve import is_key
+from forge_consensus.security.permissions import RESERVED, ROLES
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.machines.machine import Command
 
@@ -57,6 +60,7 @@ IDENTITIES: Final = frozenset(
 TOLD: Final = ("name", "key", "id", "replaces", "revoked")
 """The fields of a reserved command that say on what it acts; none of them proves anything."""
 TEXT_CHARS_MAX: Final = 200
+ROLES_TOLD: Final = 8
 READINGS_MAX: Final = 64
 READING_SECONDS: Final = 60.0
 """Somebody who reads a backup or the log part by part is recorded once, and again after so long a rest."""
@@ -66,6 +70,8 @@ BEYOND: Final = 0xC0
 """A byte from the one to below the other begins a short text in msgpack."""
 COMMANDS_MAX: Final = 10_000
 """So many commands wait for their outcomes at most; the oldest beyond them is recorded as unknown."""
+ALIKE_MAX: Final = 16
+"""So many commands wait in one place at most; further ones are recorded as unknown at once."""
 RECENT_MAX: Final = 256
 """Of so many commands it is known that they were recorded, so that one whose answer was lost is not recorded twice."""
 
@@ -105,6 +111,17 @@ class Act:
     subject: str
 
 
+Place = tuple[Any, int, int]
+"""Where an outcome is expected: connection, session and number of a command."""
+
+
+class Waiting(NamedTuple):
+    """A command whose outcome is not known, and the frame that it came with."""
+
+    sender: SenderAddress
+    act: Act
+
+
 @dataclass(slots=True)
 class Begun:
     """An act that is begun: an entry of the leader's log in `term`, or a handover of that leader to `target`."""
@@ -140,10 +157,11 @@ class Audit:
         """How many there were, by outcome, told or not."""
         self.missing = 0
         """How many records the audit file lacks, because it could not be written."""
-        self.commands: OrderedDict[tuple[Any, int], Act] = OrderedDict()
-        """The commands whose outcomes are not known, by connection and number."""
-        self.recent: OrderedDict[tuple[int, int], None] = OrderedDict()
-        """The last commands that were recorded, by session and number."""
+        self.commands: OrderedDict[Place, tuple[Waiting, ...]] = OrderedDict()
+        """The commands whose outcomes are not known, by connection, session and number. Several wait in one place if
+        they were sent with the same number: the ledger applies one of them at most."""
+        self.recent: OrderedDict[tuple[int, int], tuple[Act, ...]] = OrderedDict()
+        """The last commands that were recorded, by session and number. A copy may have waited on another connection."""
         self.readings: OrderedDict[tuple[Any, ...], float] = OrderedDict()
         """Who reads what, and when they last did."""
         self.begun: list[Begun] = []
@@ -196,11 +214,16 @@ class Audit:
         self.fold(record_of(Act(who, action, subject), "denied", code))
 
     def deny_frame(self, denial: Denial, message: Any, sender: SenderAddress, key: str) -> None:
-        """Record that a frame, or a part of it, was not let in."""
+        """Record that a frame, or a part of it, was not let in.
+
+        It is told of whoever has proven the key, because a name that anybody may claim would hide them, and many of
+        them would push out the names of others.
+        """
         asked_by = getattr(message, "asked_by", ()) if type(message) is not Submit else ()
-        who, action = self.who(sender.connection, key, asked_by), type(message).__name__
+        who, action = self.who(sender.connection, key), type(message).__name__
         as_node = f"as node {sender.node}: " if sender.node else ""
-        self.deny(who, action, f"{as_node}{denial.needed or denial.reason}")
+        speaks_for = f", for {shown(asked_by[0])}" if asked_by else ""
+        self.deny(who, action, f"{as_node}{denial.needed or denial.reason}{speaks_for}")
 
     def take(self, record: AuditRecorded) -> None:
         """Take a record of what did not go through a turn, such as that of the admin API; between two turns."""
@@ -220,8 +243,9 @@ class Audit:
     def note(self, message: Any, sender: SenderAddress, key: str = "", *, local: bool = False) -> None:
         """Note a request that is let in, if it is an act: one of `SUBJECTS`, or a `Submit` with a reserved command."""
         if type(message) is Submit:
-            for number, data in perhaps_reserved(message.commands):
-                self.note_command(message, number, data, sender, key, local=local)
+            found = perhaps_reserved(message.commands)
+            if found:
+                self.note_commands(message, found, sender, key, local=local)
             return
         subject = SUBJECTS[type(message)](message)
         if subject is None:
@@ -230,23 +254,49 @@ class Audit:
         if type(message) not in READINGS or self.begins_reading(sender.connection, act):
             sender.act = act
 
-    def note_command(
-        self, message: Submit, number: int, data: bytes, sender: SenderAddress, key: str, *, local: bool
+    def note_commands(
+        self,
+        message: Submit,
+        commands: Sequence[tuple[int, bytes]],
+        sender: SenderAddress,
+        key: str,
+        *,
+        local: bool,
     ) -> None:
-        """Note a command, if it is a reserved one that was not recorded before."""
-        try:
-            command = Command.decode(data)
-        except ProtocolError:
+        """Note those of these commands that are reserved and were not recorded before."""
+        asked_by, places = dict(message.asked_by), list[Place]()
+        for number, data in commands:
+            try:
+                command = Command.decode(data)
+            except ProtocolError:
+                continue
+            if not command.type.startswith(RESERVED) or (message.session, number) in self.recent:
+                continue
+            who = self.who(sender.connection, key, asked_by.get(number, ()), local=local)
+            places.append((sender.connection, message.session, number))
+            self.note_command(places[-1], Waiting(sender, Act(who, *described(command))))
+        sender.commands = tuple(places)
+
+    def note_command(self, place: Place, waiting: Waiting) -> None:
+        """Note a command, beside those that wait in its place already."""
+        before = self.commands.get(place, ())
+        if len(before) >= ALIKE_MAX:
+            self.record(waiting.act, UNKNOWN)
             return
-        if not command.type.startswith(RESERVED) or (message.session, number) in self.recent:
-            return
-        who = self.who(sender.connection, key, dict(message.asked_by).get(number, ()), local=local)
-        place = (sender.connection, number)
-        self.commands[place] = Act(who, *described(command))
-        sender.commands = (*sender.commands, place)
-        self.undo.append(lambda: self.commands.pop(place, None))
+        self.commands[place] = (*before, waiting)
+        self.undo.append(lambda: self.put_back(place, before))
         if len(self.commands) > COMMANDS_MAX:
-            self.record(self.commands.popitem(last=False)[1], UNKNOWN)
+            oldest, given_up = self.commands.popitem(last=False)
+            self.undo.append(lambda: self.put_back(oldest, given_up))
+            for act in acts_in(given_up):
+                self.record(act, UNKNOWN)
+
+    def put_back(self, place: Place, waiting: tuple[Waiting, ...]) -> None:
+        """Have these commands wait in a place, or none."""
+        if waiting:
+            self.commands[place] = waiting
+        else:
+            self.commands.pop(place, None)
 
     def begins_reading(self, connection: Any, act: Act) -> bool:
         """Whether somebody begins to read something, and not only goes on."""
@@ -263,14 +313,17 @@ class Audit:
         """Record what an answer of this turn says of acts. Called for each answer while there are acts."""
         if isinstance(message, Results):
             for number, code, _ in message.items:
-                self.end_command((to.connection, number), ("failed", code) if code else DONE, message.session)
+                final = (
+                    message.applied > 0 and code != BusyError.code
+                )  # else it may be applied yet, if it is sent again
+                self.end_command((to.connection, message.session, number), ("failed", code) if code else DONE, final)
             return
         refused = isinstance(message, Refused)
         if refused and to.commands:
             numbers = set(message.numbers)
             for place in to.commands:
-                if not numbers or place[1] in numbers:
-                    self.end_command(place, ended_by(message))
+                if not numbers or place[2] in numbers:
+                    self.refuse_command(place, to, ended_by(message))
         act = to.act
         if act is None:
             return
@@ -285,18 +338,39 @@ class Audit:
         else:
             self.record(act, DONE)
 
-    def end_command(self, place: tuple[Any, int], ended: Ended, session: int = 0) -> None:
-        """Record what came of a command, if it is one that waits."""
-        act = self.commands.pop(place, None)
-        if act is None:
+    def end_command(self, place: Place, ended: Ended, final: bool) -> None:
+        """Record what came of a command, if it is one that waits.
+
+        All that wait in its place are recorded, since only the ledger knows which of them was applied, so that none
+        hides behind another. `final` says that it is not carried out again, however often it is sent.
+        """
+        waiting = self.commands.pop(place, None)
+        if waiting is None:
             return
-        self.undo.append(lambda: self.commands.__setitem__(place, act))
-        if session:
-            self.recent[session, place[1]] = None
-            self.undo.append(lambda: self.recent.pop((session, place[1]), None))
+        self.undo.append(lambda: self.put_back(place, waiting))
+        sent = place[1:]
+        known = self.recent.get(sent, ())
+        acts = [act for act in acts_in(waiting) if act not in known]
+        if final:
+            self.recent[sent] = (*known, *acts)
+            self.undo.append(lambda: self.recent.pop(sent, None))
             if len(self.recent) > RECENT_MAX:
                 self.recent.popitem(last=False)
-        self.record(act, ended)
+        for act in acts:
+            self.record(act, ended)
+
+    def refuse_command(self, place: Place, to: SenderAddress, ended: Ended) -> None:
+        """Record what came of a command whose frame was refused, unless an earlier or later copy of it waits still."""
+        waiting = self.commands.get(place, ())
+        left = tuple(each for each in waiting if each.sender is not to)
+        if len(left) == len(waiting):
+            return
+        self.put_back(place, left)
+        self.undo.append(lambda: self.put_back(place, waiting))
+        still = acts_in(left)
+        for act in acts_in(waiting):
+            if act not in still:
+                self.record(act, ended)
 
     def begin(self, begun: Begun) -> None:
         """Wait until an act that is begun is complete."""
@@ -373,7 +447,9 @@ class Audit:
 
     def rest(self) -> list[AuditRecorded]:
         """Take out everything, because the node ends; of what is begun nobody knows here how it ends."""
-        open_acts = [*(begun.act for begun in self.begun), *self.commands.values()]
+        open_acts = [begun.act for begun in self.begun]
+        for waiting in self.commands.values():
+            open_acts += acts_in(waiting)
         self.begun = []
         self.commands.clear()
         for act in open_acts:
@@ -415,6 +491,15 @@ def ended_by(refused: Refused) -> Ended:
     return UNKNOWN if refused.code == OutcomeUnknownError.code else ("failed", refused.code)
 
 
+def acts_in(waiting: Sequence[Waiting]) -> list[Act]:
+    """Return the acts of these commands, each once though it was sent several times."""
+    found: list[Act] = []
+    for each in waiting:
+        if each.act not in found:
+            found.append(each.act)
+    return found
+
+
 def role_of(principal: Principal) -> str:
     """Return the roles of somebody, as the audit has them."""
     return ",".join(sorted(principal.roles)) or ("rules" if principal.rules else "")
@@ -430,17 +515,25 @@ def described(command: Command) -> tuple[str, str]:
     """Return the action of a reserved command, and on what it acts: never what proves a token."""
     payload: Mapping[str, Any] = command.payload if isinstance(command.payload, Mapping) else {}
     do = payload.get("do")
-    texts = [
-        payload[name] for name in ("name", "key", "id", "replaces", "revoked") if isinstance(payload.get(name), str)
-    ]
+    texts = [told_of(name, payload[name]) for name in TOLD if isinstance(payload.get(name), str)]
     roles = payload.get("roles")
     if isinstance(roles, list | tuple) and roles:
-        texts.append(f"roles {','.join(map(str, roles))}")
+        texts.append(f"roles {','.join(str(role) if role in ROLES else '?' for role in roles[:ROLES_TOLD])}")
     rules = payload.get("rules")
     if isinstance(rules, list | tuple) and rules:
         texts.append(f"{len(rules)} rules")
     forced = ["by force"] if payload.get("force") is True else []
-    return f"{command.type}.{do}" if isinstance(do, str) else command.type, " ".join([*texts, *forced])
+    action = f"{command.type}.{told_of('do', do)}" if isinstance(do, str) else command.type
+    return action, " ".join([*texts, *forced])
+
+
+def told_of(name: str, text: str) -> str:
+    """Return a field of a reserved command as it is told; a public key is, and a token in the place of its id is not.
+
+    Nobody has checked the command yet.
+    """
+    is_public = name in {"key", "revoked"} and is_key(text)
+    return NOT_TOLD if looks_like_secret(text) and not is_public else text
 
 
 def of_members(message: ChangeMembers) -> str | None:

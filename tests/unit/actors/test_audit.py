@@ -31,11 +31,11 @@ from forge_consensus.actors.messages import (
     TransferLeadership,
 )
 from forge_consensus.actors.runtime.audit import AUDITED, SUBJECTS, Who
-from forge_consensus.actors.runtime.audit_folding import PAUSE_SECONDS
+from forge_consensus.actors.runtime.audit_folding import KINDS_MAX, PAUSE_SECONDS
 from forge_consensus.actors.transport.zap import EVENTS, NODE, ZapHandler
 from forge_consensus.errors import NotLeaderError, OperationFailedError, OutcomeUnknownError
 from forge_consensus.events.types import AuditRecorded
-from forge_consensus.security.access import AccessList
+from forge_consensus.security.access import AccessList, Token
 from forge_consensus.security.permissions import ACTS
 from forge_consensus.storage.machines.machine import Command
 from tests.unit.actors.test_election import lead
@@ -116,6 +116,82 @@ def test_a_command_that_is_sent_again_is_recorded_once() -> None:
     audited.ask("admin", submit)
     assert [record.outcome for record in audited.told()] == ["done"]
     assert not audited.audit.commands
+
+
+REMOVE_NOBODY = Command("@access", {"do": "remove", "name": "nobody"}).encode()
+
+
+def test_no_command_hides_behind_another_with_its_number() -> None:
+    """Neither one of another session, nor one in the same or the next frame, of which the ledger applies the first."""
+    audited = Audited(3)
+    with unguarded(audited):
+        lead(audited.node)
+    acknowledge(audited)
+    sessions = []
+    for _ in range(2):
+        audited.ask("admin", OpenSession(60_000))
+        acknowledge(audited)
+        (opened,) = [answer for _, answer in audited.node.sent if isinstance(answer, SessionOpened)][-1:]
+        sessions.append(opened.session)
+    audited.told()
+    audited.ask("admin", Submit(sessions[0], 1, ((1, ADD_TOKEN), (1, REMOVE_NOBODY))))
+    audited.ask("admin", Submit(sessions[0], 1, ((1, ADD_TOKEN),)))
+    audited.ask("admin", Submit(sessions[1], 1, ((1, REMOVE_NOBODY),)))
+    acknowledge(audited)
+    told = [(record.action, record.outcome) for record in audited.told()]
+    assert told.count(("@access.add_token", "done")) == 1
+    assert ("@access.remove", "failed") in told, "the one of the other session"
+
+
+def test_a_copy_that_is_refused_does_not_end_the_command_that_waits() -> None:
+    audited = leading()
+    audited.ask("admin", OpenSession(60_000))
+    acknowledge(audited)
+    (opened,) = [answer for _, answer in audited.node.sent if isinstance(answer, SessionOpened)][-1:]
+    audited.ask("admin", Submit(opened.session, 1, ((1, ADD_TOKEN),)))
+    shared, shared.blocked = audited.node.engine.shared, "planted"
+    audited.ask("admin", Submit(opened.session, 1, ((1, ADD_TOKEN),)))
+    shared.blocked = ""
+    assert audited.told() == []
+    acknowledge(audited)
+    assert brief(audited.one())[2:5:2] == ("@access.add_token", "done")
+
+
+def test_copies_on_two_connections_are_recorded_once() -> None:
+    audited = leading()
+    audited.audit.origin_of = lambda connection: "10.0.0.1"
+    audited.ask("admin", OpenSession(60_000))
+    acknowledge(audited)
+    (opened,) = [answer for _, answer in audited.node.sent if isinstance(answer, SessionOpened)][-1:]
+    for connection in ("->one", "->two"):
+        frame = audited.node.frame("", "gateway", Submit(opened.session, 1, ((1, ADD_TOKEN),)))
+        audited.node.turn((frame, connection, KEYS["admin"]))
+    acknowledge(audited)
+    assert [record.outcome for record in audited.told()] == ["done"]
+
+
+def test_a_change_that_a_full_session_did_not_take_is_recorded_when_it_is_done() -> None:
+    audited = Audited()
+    session = audited.session()
+    audited.node.ledger.applier.sessions.outcomes_max = 1
+    audited.ask("admin", Submit(session, 1, ((1, command("set", key="k", value=1)),)))
+    audited.ask("admin", Submit(session, 1, ((2, ADD_TOKEN),)))
+    assert brief(audited.one())[4:] == ("failed", "CONSENSUS_BUSY")
+    audited.ask("admin", Submit(session, 2, ((2, ADD_TOKEN),)))
+    assert brief(audited.one())[4:] == ("done", "")
+
+
+def test_a_token_in_the_place_of_its_id_is_not_recorded() -> None:
+    audited = Audited()
+    session = audited.session()
+    audited.told()
+    text = Token.made()[1]
+    changes: list[dict[str, Any]] = [{"do": "revoke_token", "id": text}, {"do": text}, {"do": "put", "roles": [text]}]
+    for number, fields in enumerate(changes, 1):
+        audited.ask("admin", Submit(session, 1, ((number, Command("@access", fields).encode()),)))
+        for record in audited.told():
+            assert record.outcome == "failed"
+            assert text[-20:] not in repr(record)
 
 
 def test_for_whom_a_client_speaks_is_recorded_beside_the_client() -> None:
@@ -299,6 +375,24 @@ def test_each_denial_is_recorded_with_who_and_what_was_missing() -> None:
     assert brief(audited.one())[:4] == ("shop", "client", "Submit", "write 'prices/1'")
     audited.ask("shop", Read("linearizable", ((1, b"\xa3any"),), 100))
     assert brief(audited.one())[:4] == ("shop", "client", "Read", "read 'any'")
+
+
+def test_a_denial_is_told_of_the_key_whatever_name_it_claims() -> None:
+    """Else a reader could pass for others in the audit, and push their names out of it."""
+    audited = Audited()
+    for n in range(KINDS_MAX + 1):
+        audited.ask(
+            "reader", ChangeMembers((("remove", "n2", ""),), asked_by=(f"ann{n}", "token", "admin", f"10.9.9.{n}"))
+        )
+    audited.ask("meter", OpenSession(60_000))
+    audited.node.wait(PAUSE_SECONDS)
+    told = audited.told()
+    assert {(record.who, record.identity, record.via) for record in told} == {
+        ("reader", "client", ""),
+        ("meter", "client", ""),
+    }
+    assert sum(record.count for record in told) == KINDS_MAX + 2
+    assert "for ann100" in [record.subject.split(", ")[-1] for record in told]
 
 
 def test_a_key_that_speaks_as_another_node_is_recorded() -> None:
