@@ -112,7 +112,10 @@ def line_in(data: bytes) -> Line | None:
         fields = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(fields, dict) or type(fields.get("n")) is not int or not isinstance(fields.get("kind"), str):
+    if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
+        return None
+    numbers = (fields.get("n"), fields.get("count", 1), fields.get("records", 0))
+    if not all(type(number) is int and number >= 0 for number in numbers):
         return None
     return Line(fields["kind"], fields, digits.decode(), content)
 

@@ -50,6 +50,13 @@ def test_a_chain_that_was_left_alone_holds() -> None:
     )
 
 
+@pytest.mark.parametrize("fields", [{"count": "2"}, {"count": -5}, {"records": None}])
+def test_numbers_that_are_none_are_a_break_although_the_hash_fits(fields: dict[str, object]) -> None:
+    chain = Chain()
+    lines = [*lines_of(1, chain), chain.line("record", fields)]
+    assert broken_at(lines) == ("file1", 3)
+
+
 def test_every_flipped_bit_is_found() -> None:
     lines = lines_of(2)
     for place, line in enumerate(lines):
