@@ -19,6 +19,7 @@ from forge_consensus.admin.shared import Shared
 from forge_consensus.admin.subject import Subject
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.config.rows import parse
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError, NotStartedError
 from forge_consensus.output import json_text, load_json
@@ -171,13 +172,15 @@ class Argument:
             "list": "a list",
             "any": "JSON",
         }
+        told = json_text(value) if self.pattern or not isinstance(value, str) else repr(value[:80])
+        if isinstance(value, str) and looks_like_secret(value):  # such as a token in the place of its id
+            told = NOT_TOLD
         if self.pattern:
-            return invalid(f"{self.name} is {json_text(value)[:100]}: {self.what[0].lower()}{self.what[1:]}")
+            return invalid(f"{self.name} is {told[:100]}: {self.what[0].lower()}{self.what[1:]}")
         expected = f"one of {', '.join(map(repr, self.choices))}" if self.choices else nouns[self.kind]
         of = {"text": " characters", "seconds": " s", "list": " items"}.get(self.kind, "")
         bounds = [f"at least {number_text(self.minimum)}{of}"] if self.minimum is not None else []
         bounds += [f"at most {number_text(self.maximum)}{of}"] if self.maximum is not None else []
-        told = json_text(value) if not isinstance(value, str) else repr(value[:80])
         return invalid(f"{self.name} is {told[:100]}: it must be {', '.join([expected, *bounds])}")
 
 

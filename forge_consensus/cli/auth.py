@@ -20,7 +20,7 @@ from forge_consensus.client.access_rows import FILE, LOG, REVOKED, granted, key_
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.output import cell, json_text, moment_text, table
 from forge_consensus.security.access import TOKEN_ID_CHARS
-from forge_consensus.security.curve import read_key_file
+from forge_consensus.security.curve import KeyPair, is_key, read_key_file
 from forge_consensus.security.permissions import ROLES
 
 DAY_SECONDS = 86_400.0
@@ -230,9 +230,18 @@ def add_key(
 def revoke_key(public_key: str, force: bool, endpoints: list[str], timeout: float, output: str) -> None:
     """Have all nodes refuse the public KEY, also where a node's access file lists it."""
     with client_of(endpoints, timeout) as client:
+        check_public(public_key, client.access())
         differs = client.revoke_key(public_key, force=force)
     text = "revoked" if differs else "it was revoked before"
     say(output, text, {"key": public_key, "revoked": True, "new": differs})
+
+
+def check_public(given: str, access: AccessInfo) -> None:
+    """Raise `InvalidConfigError` for the secret key of somebody: it would be told to all, and the key count on."""
+    public = KeyPair.of_secret(given).public if is_key(given) else None
+    for one in (*access.principals, *access.in_file):
+        if public in one.keys:
+            raise InvalidConfigError(f"that is the secret key of {cell(one.name)}: name the public one, {public}")
 
 
 @key.command("list")

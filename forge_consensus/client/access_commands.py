@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from forge_consensus.client.access_records import AccessInfo
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.access import Principal, Rule, Token
 from forge_consensus.security.access_changes import RESERVED, key_in, token_id_in
@@ -98,6 +99,8 @@ def checked(name: str, roles: Iterable[str], rules: Iterable[str], keys: Iterabl
     for what, given in (("roles", roles), ("rules", rules), ("keys", keys)):
         if isinstance(given, str):
             raise InvalidConfigError(f"{what} is the text {given[:80]!r}: give a list of texts")
+    if looks_like_secret(name):  # the list shows names to all who may read it
+        raise InvalidConfigError(f"the name is {NOT_TOLD}: give the name of a client, or the id of a node")
     known: Any = frozenset(roles)
     return Principal(name, known, tuple(Rule.of(text) for text in rules), tuple(keys))
 

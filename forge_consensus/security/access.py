@@ -13,6 +13,7 @@ from hashlib import sha256
 from secrets import token_urlsafe
 from typing import Final, Literal
 
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.curve import is_key
 from forge_consensus.security.permissions import BY_KEY, GRANTED, ROLES, Permission, Role
@@ -101,9 +102,8 @@ class Principal:
             raise InvalidConfigError(f"{self.name}: a member has the role peer, keys, and nothing else")
         for key in self.keys:
             if not is_key(key):
-                raise InvalidConfigError(
-                    f"{self.name}: {key[:60]!r} is no public key: `forge-consensus keygen` makes pairs"
-                )
+                told = NOT_TOLD if looks_like_secret(key) else repr(key[:60])
+                raise InvalidConfigError(f"{self.name}: {told} is no public key: `forge-consensus keygen` makes pairs")
         for what, found, most in (
             ("keys", self.keys, KEYS_MAX),
             ("tokens", self.tokens, TOKENS_MAX),

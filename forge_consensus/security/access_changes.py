@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgpack
 
+from forge_consensus.config.secret_text import NOT_TOLD, looks_like_secret
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security.access import TOKEN_ID_CHARS, AccessList, Principal, Rule, Token
 from forge_consensus.security.access_file import data_of_access, texts
@@ -314,5 +315,7 @@ def token_in(fields: Fields, time_ms: int) -> Token:
 
 
 def shown(value: object) -> str:
-    """Return a value as an error shows it, shortened."""
-    return f"{value[:SHOWN_CHARS]!r}" if isinstance(value, str) else f"a value of type {type(value).__name__}"
+    """Return a value as an error shows it, shortened; not one that looks like a token in the place of its id."""
+    if not isinstance(value, str):
+        return f"a value of type {type(value).__name__}"
+    return NOT_TOLD if looks_like_secret(value) else repr(value[:SHOWN_CHARS])

@@ -198,6 +198,11 @@ def test_users_keys_and_tokens_by_commands(tmp_path: Path, shell: Shell) -> None
     assert re.search(r"store +read +write store/\* +1 +0", table), table
     (row,) = [row for row in shell.json("auth", "user", "list")["users"] if row["name"] == "store"]
     assert row["keys"] == [public]
+    secret = read_key_file(file).secret
+    mistaken = shell.run("auth", "key", "revoke", secret)
+    assert mistaken.exit_code == 78
+    assert f"that is the secret key of store: name the public one, {public}" in mistaken.stderr
+    assert secret not in mistaken.output + shell.run("auth", "key", "list").output
     assert shell.run("auth", "key", "revoke", public).stdout == "revoked\n"
     assert public in shell.json("auth", "key", "list")["revoked"]
     assert re.search(rf"{re.escape(public)} +- +- +- +revoked", shell.run("auth", "key", "list").stdout)

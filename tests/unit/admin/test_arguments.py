@@ -9,6 +9,7 @@ import pytest
 
 from forge_consensus.admin.operation import NESTED_MAX, Argument, Operation, answer, fields_of, json_of, query_of
 from forge_consensus.admin.problems import ProblemError
+from forge_consensus.security.access import Token
 from forge_consensus.storage.machines.machine import DEPTH_MAX, Command
 
 
@@ -168,3 +169,13 @@ def test_an_answer_keeps_bytes_and_large_numbers() -> None:
         answer({"data": b"\xff", "number": 1 << 60}).body
         == b'{"data":{"base64":"/w=="},"number":"1152921504606846976"}'
     )
+
+
+@pytest.mark.parametrize("pattern", ["", "[a-z]{12}"])
+def test_a_token_in_the_place_of_its_id_is_not_told(pattern: str) -> None:
+    argument = Argument("id", "Its public part.", where="path", pattern=pattern, maximum=12)
+    _, text = Token.made()
+    with pytest.raises(ProblemError) as raised:
+        argument.of_text(text)
+    assert text[-20:] not in raised.value.detail
+    assert "looks like a secret" in raised.value.detail

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.security import access_changes
-from forge_consensus.security.access import AccessList, Principal
+from forge_consensus.security.access import AccessList, Principal, Token
 from forge_consensus.security.access_changes import CHANGES, LIST_BYTES_MAX, PRINCIPALS_MAX, changed, packed_access
 from forge_consensus.security.access_file import access_of_data, data_of_access
 from forge_consensus.security.curve import KeyPair
@@ -189,3 +189,23 @@ def test_which_fault_is_named_does_not_depend_on_how_a_node_came_to_its_list() -
     loaded = access_of_data(data_of_access(built))
     assert [*built.by_name] == [*access_changes.in_order(loaded.by_name.values(), loaded.revoked).by_name]
     assert [*built.by_name] == ["bob", "eve", "n1"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"do": "revoke_token", "id": ...},
+        {"do": "revoke_key", "key": ...},
+        {"do": "add_key", "name": "ann", "key": ...},
+        {"do": "add_key", "name": ..., "key": KEYS[0]},
+        {"do": "put", "name": "ann", "keys": [...]},
+        {"do": ...},
+    ],
+)
+def test_no_error_tells_a_token_that_stands_in_the_place_of_something_else(fields: dict[str, Any]) -> None:
+    _, text = Token.made()
+    payload = {name: text if value is ... else [text] if value == [...] else value for name, value in fields.items()}
+    with pytest.raises(InvalidConfigError) as raised:
+        changed(AccessList([Principal("ann", frozenset({"read"}))]), payload, 1)
+    assert text[-20:] not in str(raised.value)
+    assert "looks like a secret" in str(raised.value)
