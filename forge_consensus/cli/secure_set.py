@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ def write_secure_set(nodes: Mapping[str, str], cluster: str, out: Path) -> list[
         cluster: the cluster's id.
         out: the folder; it is made if it is missing, and nothing in it is overwritten.
 
-    Raises `AlreadyExistsError` if any of the files is there, `InvalidConfigError` for a node with the name of a client,
-    `StorageError`. Nothing is left behind then.
+    Raises `AlreadyExistsError` if any of the files is there, `InvalidConfigError` for a node with the name of a client
+    or of a file, or with the address of another one, `StorageError`. Nothing is left behind then.
 
     """
     from forge_consensus.security.certificates import issue, make_authority  # needs the extra crypto
@@ -75,6 +76,8 @@ def write_secure_set(nodes: Mapping[str, str], cluster: str, out: Path) -> list[
     applications = [f"{node}{APPLICATION}" for node in nodes]
     if clashes := sorted(nodes.keys() & {*CLIENTS, *applications}):
         raise InvalidConfigError(f"{clashes[0]} is the name of a client that is made too: give the node another id")
+    if shared := first_twice(nodes.values()):
+        raise InvalidConfigError(f"two nodes have the address {shared}: give each one of its own")
     names = [*nodes, *applications, *CLIENTS]
     keys = {name: KeyPair.made() for name in names}
     tokens = {name: Token.made() for name in CLIENTS}
@@ -88,11 +91,21 @@ def write_secure_set(nodes: Mapping[str, str], cluster: str, out: Path) -> list[
     for name in CLIENTS:
         files.append(Written(f"{name}.token", f"{tokens[name][1]}\n", SECRET_MODE))
         files.append(Written(f"{name}.yaml", client_text(name, nodes, cluster, keys)))
+    if clash := first_twice([*(f"{name}.key" for name in names), *(file.name for file in files)]):
+        raise InvalidConfigError(f"two different files would be called {clash}: give the node of that name another id")
+    return write_new(folder, keys, files)
+
+
+def write_new(folder: Path, keys: Mapping[str, KeyPair], files: Iterable[Written]) -> list[Path]:
+    """Write the key files and these files into a folder, and return their paths in order. Raises as `write_secure_set`.
+
+    Nothing that is there is overwritten, and after an error nothing is left behind.
+    """
     made: list[Path] = []
     try:
         make_directory(folder)
-        for name in names:
-            write_key_file(folder / f"{name}.key", keys[name])
+        for name, pair_of_name in keys.items():
+            write_key_file(folder / f"{name}.key", pair_of_name)
             made.append(folder / f"{name}.key")
         for file in files:
             write_new_file(folder / file.name, file.text.encode(), file.mode)
@@ -109,6 +122,11 @@ def write_secure_set(nodes: Mapping[str, str], cluster: str, out: Path) -> list[
             raise StorageError(f"{folder} cannot be written: {explain(error)}") from error
         raise
     return sorted(made)
+
+
+def first_twice(texts: Iterable[str]) -> str:
+    """Return the first text that comes twice, empty if none does."""
+    return next((text for text, count in Counter(texts).items() if count > 1), "")
 
 
 def hosts_of(address: str) -> list[str]:

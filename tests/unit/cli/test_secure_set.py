@@ -76,6 +76,22 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_an_attempt(tmp_path: Path
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("nodes", "text"),
+    [
+        ({"ca": "127.0.0.1:1"}, r"two different files would be called ca\.key"),
+        ({"n1-disk": "127.0.0.1:1"}, r"two different files would be called n1-disk\.key"),
+        ({"n4": NODES["n1"]}, f"two nodes have the address {NODES['n1']}"),
+    ],
+)
+def test_nodes_that_would_share_a_file_or_an_address_are_refused(
+    tmp_path: Path, nodes: dict[str, str], text: str
+) -> None:
+    with pytest.raises(InvalidConfigError, match=text):
+        write_secure_set({**NODES, **nodes}, "shop", tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_key_with_what_would_stand_for_a_variable_is_read_as_it_is(tmp_path: Path) -> None:
     key = "${abc}" + "a" * 34
     (tmp_path / "admin.key").write_text("x")
