@@ -20,6 +20,8 @@ PAUSE_SECONDS: Final = 60.0
 """One kind is told again after so long at the earliest."""
 KINDS_MAX: Final = 100
 """So many kinds of strangers, and as many of others, are counted apart; those beyond together, as `OTHERS`."""
+KINDS_OF_ONE_MAX: Final = 20
+"""So many kinds of denials of one name are counted apart, so that one who is known pushes out nobody else's name."""
 OTHERS: Final = "others"
 STRANGERS: Final = frozenset({"anonymous", "unknown"})
 """How those are identified whom nobody knows."""
@@ -70,8 +72,12 @@ class Fold:
         """Count a record; `now` is in seconds of real time."""
         kind = kind_of(record)
         held = self.kinds.get(kind)
-        if held is None and len(self.kinds) >= KINDS_MAX:
+        if held is None and (len(self.kinds) >= KINDS_MAX or self.has_many(record)):
             self.forget_idle(now)
+            if self.has_many(record):
+                record = replace(record, origin="", via="", subject="", action=OTHERS, code="")
+                kind = kind_of(record)
+                held = self.kinds.get(kind)
         if held is None and len(self.kinds) >= KINDS_MAX:
             record = replace(record, who="", role="", origin="", via="", subject="", action=OTHERS, code="")
             kind = kind_of(record)
@@ -81,6 +87,13 @@ class Fold:
         held.newest = record
         held.count += record.count
         self.wake_at = min(self.wake_at, max(held.due, self.budget.next_at(now)))
+
+    def has_many(self, record: AuditRecorded) -> bool:
+        """Whether somebody who is known, and was denied something, was denied so many other things before."""
+        if record.outcome != "denied" or record.identity in STRANGERS:
+            return False
+        of_one = sum(kind[:2] == (record.who, record.identity) and kind[-2] == "denied" for kind in self.kinds)
+        return of_one >= KINDS_OF_ONE_MAX
 
     def due(self, now: float) -> list[AuditRecorded]:
         """Take out what may be told now, that first which has waited longest."""

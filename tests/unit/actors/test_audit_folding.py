@@ -6,7 +6,14 @@ import random
 from math import inf
 
 from forge_consensus.actors.runtime.audit import Act, Outcome, Who, record_of
-from forge_consensus.actors.runtime.audit_folding import A_MINUTE, KINDS_MAX, OTHERS, PAUSE_SECONDS, Folding
+from forge_consensus.actors.runtime.audit_folding import (
+    A_MINUTE,
+    KINDS_MAX,
+    KINDS_OF_ONE_MAX,
+    OTHERS,
+    PAUSE_SECONDS,
+    Folding,
+)
 from forge_consensus.events.types import AuditRecorded
 
 
@@ -95,3 +102,14 @@ def test_idle_kinds_make_room() -> None:
     run(folding, 3600.0, 5.0)
     folding.add(denial("bob"), 4000.0)
     assert [each.who for each in folding.due(4000.0)] == ["bob"]
+
+
+def test_one_who_is_known_pushes_out_nobody_elses_name() -> None:
+    folding = Folding()
+    for n in range(3 * KINDS_MAX):
+        folding.add(denial("reader", origin=f"10.0.{n}.1", action=f"route{n % 7}"), 1.0)
+    folding.add(denial("ann"), 1.0)
+    told = [*folding.due(1.0), *folding.rest()]
+    assert {record.who for record in told} == {"reader", "ann"}
+    assert len(told) == KINDS_OF_ONE_MAX + 2
+    assert sum(record.count for record in told) == 3 * KINDS_MAX + 1
