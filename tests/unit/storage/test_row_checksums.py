@@ -14,6 +14,7 @@ from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.sealed import CRC_BYTES, is_sealed
 from forge_consensus.storage.backends.tables import Batch, Tables
+from forge_consensus.storage.ledger.identity import FORMAT
 from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.numbers import EventNumbers
 from forge_consensus.storage.ledger.transaction import get_meta
@@ -186,4 +187,4 @@ def test_a_folder_that_is_being_taken_over_is_refused_by_the_earlier_version(tmp
         take_over(tables)
     identity = get_meta(tables.clone_durable(), b"identity")
     assert identity is not None
-    assert msgpack.unpackb(identity)[0] == 3
+    assert msgpack.unpackb(identity)[0] == FORMAT
