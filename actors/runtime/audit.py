@@ -313,9 +313,8 @@ class Audit:
         """Record what an answer of this turn says of acts. Called for each answer while there are acts."""
         if isinstance(message, Results):
             for number, code, _ in message.items:
-                final = (
-                    message.applied > 0 and code != BusyError.code
-                )  # else it may be applied yet, if it is sent again
+                # What was not applied, or met a full session, may be applied yet if it is sent again.
+                final = message.applied > 0 and code != BusyError.code
                 self.end_command((to.connection, message.session, number), ("failed", code) if code else DONE, final)
             return
         refused = isinstance(message, Refused)

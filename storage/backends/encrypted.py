@@ -159,7 +159,7 @@ class EncryptedTables(EncryptedView, Tables):
         return self.tables.commits
 
     def commit(self, batch: Batch) -> None:
-        """Make the batch durable in one transaction; see `Tables.commit`. Raises `StorageError`."""
+        """Make the batch durable as a whole; see `Tables.commit`. Raises `StorageError`."""
         if not batch:
             self.tables.commit(batch)
             return

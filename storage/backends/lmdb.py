@@ -174,7 +174,11 @@ class LmdbTables(LmdbReading):
             raise self.failure from error
 
     def commit(self, batch: Batch) -> None:
-        """Make the batch durable in one transaction; see `Tables.commit`. Raises `StorageError`."""
+        """Make the batch durable as a whole; see `Tables.commit`. Raises `StorageError`.
+
+        It goes into the open transaction, and then into the write-ahead log; or, without a log or without room in it,
+        the transaction is committed.
+        """
         if self.failure is not None:
             raise self.poisoned()
         if not batch:

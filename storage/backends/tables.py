@@ -220,10 +220,10 @@ class Tables(TablesView, Protocol):
     """
 
     commits: int
-    """The number of transactions that became durable; an empty batch makes none."""
+    """The number of batches that became durable; an empty one does not count."""
 
     def commit(self, batch: Batch) -> None:
-        """Make the batch durable in one transaction; it is on disk when this returns.
+        """Make the batch durable, all of it or nothing; it is on disk when this returns.
 
         Raises `StorageError` on any failure. From then on every call except `close` raises it too, because a flush that
         is repeated after a failure can report success without writing (invariant I16).

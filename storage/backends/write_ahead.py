@@ -148,7 +148,7 @@ def header_of(epoch: bytes, size_bytes: int) -> bytes:
 
 
 def record_of(epoch: bytes, number: int, payload: bytes) -> bytes:
-    """Return a record."""
+    """Return the bytes of a record: size and checksum, number, payload."""
     numbered = NUMBER.pack(number)
     return HEAD.pack(len(payload), checksum(epoch, numbered, payload)) + numbered + payload
 

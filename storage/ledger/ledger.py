@@ -2,7 +2,7 @@
 
 All of it changes only through the methods of `Ledger`. A method that acts for a term takes that term and refuses a
 stale one with `StaleTermError`, so actors may be separate and late without ever disagreeing about safety (paper 5.1 to
-5.4). Changes are made in memory and staged; `commit` makes a turn's changes durable in one transaction, and `rollback`
+5.4). Changes are made in memory and staged; `commit` makes a turn's changes durable as one batch, and `rollback`
 takes all of them back, from memory too. I1 to I16 are the invariants in docs/invariants.md.
 """
 
