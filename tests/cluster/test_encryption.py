@@ -23,6 +23,7 @@ from forge_consensus.storage.restoring import inspect_snapshot
 from forge_consensus.storage.stopped import StoppedFolder
 from forge_consensus.storage.verify import verify_folder
 from forge_consensus.testing.local.cluster import LocalCluster
+from tests.worlds.waiting import wait_for
 
 PLANTED = b"PLANTED-%06d"
 SMALL = StorageSettings(
@@ -76,7 +77,11 @@ def test_a_stolen_disk_shows_no_value(key: EncryptionKey | None, tmp_path: Path)
         assert client.get("k1999") == PLANTED % 1999
         client.snapshot()
         folders = [tmp_path / "nodes" / name for name in cluster.names]
-    assert all(list((folder / "snapshots").glob("*.fcs")) for folder in folders)
+        wait_for(
+            lambda: all(list((folder / "snapshots").glob("*.fcs")) for folder in folders),
+            10.0,
+            "each node to have a snapshot, which followers take by themselves",
+        )
     found = {str(path) for folder in (*folders, tmp_path / "backup.snap") for path in readable_in(folder)}
     if key is None:
         assert len(found) >= 7
