@@ -70,9 +70,9 @@ cover: $(STAMP) ## measure which lines unit tests, stories and a small campaign 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(STAMP) ## measure this system beside others that are installed: SYSTEMS=own,etcd ROUNDS=3 SECONDS=5
+bench: $(STAMP) ## measure this system beside others that are installed: SYSTEMS=own,etcd ROUNDS=3 SECONDS=5 READS=1
 	$(BIN)/python -m tests.benchmarks.peers $(if $(SYSTEMS),--systems $(SYSTEMS)) \
-		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(READS),--reads)
 
 mutants: $(STAMP) ## run the campaign against nodes with faults put in on purpose; each must be found
 	$(BIN)/python -m tests.simulation.mutants --jobs $(WORKERS)

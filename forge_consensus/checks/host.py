@@ -29,14 +29,19 @@ def host_findings(peers: int = PEERS_USUAL) -> list[Finding]:
 def interpreter() -> Finding:
     """Check which Python runs this, and how it was built."""
     name = f"{sys.implementation.name} {sys.version.split()[0]} at {sys.executable or 'an unknown place'}"
-    slow = slow_build(
+    slow = slow_build_here()
+    advice = "take one of a distribution or of python.org, or build it with --enable-optimizations --with-lto"
+    return warning("interpreter", f"{name}: {slow}", advice) if slow else ok("interpreter", name)
+
+
+def slow_build_here() -> str:
+    """Return why the interpreter of this process is slower than it could be; empty if nothing shows it."""
+    return slow_build(
         str(sysconfig.get_config_var("CONFIG_ARGS") or ""),
         f"{sysconfig.get_config_var('PY_CFLAGS') or ''} {sysconfig.get_config_var('OPT') or ''}",
         sys.base_prefix,
         debug=hasattr(sys, "gettotalrefcount"),
     )
-    advice = "take one of a distribution or of python.org, or build it with --enable-optimizations --with-lto"
-    return warning("interpreter", f"{name}: {slow}", advice) if slow else ok("interpreter", name)
 
 
 def slow_build(arguments: str, flags: str, prefix: str, *, debug: bool) -> str:

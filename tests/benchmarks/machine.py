@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-import sysconfig
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
+
+from forge_consensus.checks.host import slow_build_here
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 """So many units of processor time of /proc are a second."""
@@ -66,16 +66,10 @@ def others_percent(busy: float, ours: Iterable[float], seconds: float) -> float:
 
 
 def python_build() -> str:
-    """Which Python this is, and how it was built: its speed depends on it."""
-    options = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
-    optimised = "--enable-optimizations" in options
-    lto = "--with-lto" in options
-    built = [
-        "optimised by profile" if optimised else "not optimised by profile (--enable-optimizations)",
-        *(["with LTO"] if lto else []),
-        *(["debug"] if hasattr(sys, "gettotalrefcount") else []),
-    ]
-    return f"{platform.python_implementation()} {platform.python_version()}, {', '.join(built)}"
+    """Which Python this is, and why it is slower than it could be if it is: all figures depend on it."""
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    slow = slow_build_here()
+    return f"{name} ({slow})" if slow else name
 
 
 def machine_facts() -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """This system beside others on the same work and machine; those that are not installed are named.
 
-    python -m tests.benchmarks.peers [--systems own,etcd] [--rounds 3] [--seconds 5] [--outstanding 1,64,1000]
+    python -m tests.benchmarks.peers [--systems own,etcd] [--rounds 3] [--seconds 5] [--outstanding 1,64,1000] [--reads]
 
 Three nodes of each system are processes on the loopback with settings that make every acknowledged write durable. One
-client process keeps so many writes under way. The systems take turns, round after round. It prints one table, and
-writes all figures as JSON and a plot as SVG into the folder of `--out`.
+client process keeps so many writes under way; with `--reads` it also reads, where a system has linearizable reads. The
+systems take turns, round after round. It prints one table, and writes all figures as JSON and a plot as SVG into the
+folder of `--out`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from forge_consensus.checks.benchmark import READS, WRITES
 from forge_consensus.checks.file_system import VOLATILE, file_system_of
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.peers.etcd import Etcd
@@ -61,6 +63,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="how many turns each has; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement; default: %(default)s")
     parser.add_argument("--outstanding", type=numbers, default=[1, 64, 1000], help="default: 1,64,1000")
+    parser.add_argument("--reads", action="store_true", help="measure linearizable reads as well")
     parser.add_argument("--value-bytes", type=int, default=128, help="default: %(default)s")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="for data; default: %(default)s"
@@ -80,7 +83,11 @@ def measured(arguments: argparse.Namespace) -> Report:
     kind = file_system_of(arguments.folder)
     if kind in VOLATILE:
         tell(f"{arguments.folder} is in memory ({kind}): nothing is flushed there; name a disk with --folder")
-    works = [Work(each, arguments.seconds, arguments.value_bytes) for each in arguments.outstanding]
+    works = [
+        Work(each, arguments.seconds, arguments.value_bytes, kind)
+        for kind in (WRITES, READS)[: 1 + arguments.reads]
+        for each in arguments.outstanding
+    ]
     rounds = Rounds(systems, works, arguments.rounds, arguments.folder, tell)
     machine = machine_facts()
     try:
@@ -93,7 +100,7 @@ def measured(arguments: argparse.Namespace) -> Report:
 def plot_of(report: Report) -> str:
     """Return the plot of a report that has figures."""
     titles = {system.name: system.title for system in report.systems}
-    groups = [list(group) for _, group in groupby(report.summaries, key=lambda each: each.outstanding)]
+    groups = [list(group) for _, group in groupby(report.summaries, key=lambda each: (each.kind, each.outstanding))]
     first = report.works[0]
     caption = (
         f"Three nodes on one machine of {report.machine['processors']} processors, {first.value_bytes}-byte values, "

@@ -26,6 +26,7 @@ class Etcd(ProcessSystem):
     title: ClassVar = "etcd"
     durability: ClassVar = "on the disks of a majority"
     client: ClassVar = "clientv3, in Go"
+    reads: ClassVar = True
     install: ClassVar = "apt-get install etcd-server golang-go golang-etcd-server-dev"
 
     def __init__(self, folder: Path) -> None:

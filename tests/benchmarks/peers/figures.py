@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Self
 
-from forge_consensus.checks.benchmark import WARM_SECONDS_MAX, WARM_SHARE
+from forge_consensus.checks.benchmark import WARM_SECONDS_MAX, WARM_SHARE, WRITES
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +15,11 @@ class Work:
     """What every system is given to do."""
 
     outstanding: int
-    """How many writes are under way at once; the next one begins when one has ended."""
+    """How many calls are under way at once; the next one begins when one has ended."""
     seconds: float
     value_bytes: int
+    kind: str = WRITES
+    """`WRITES`, or `READS` of `forge_consensus.checks.benchmark`, which are linearizable here."""
 
     @property
     def warm_seconds(self) -> float:
@@ -27,13 +29,14 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one system did in one round with so many writes under way."""
+    """What one system did in one round with so many calls under way."""
 
     system: str
     round: int
+    kind: str
     outstanding: int
     count: int
-    """How many writes were acknowledged."""
+    """How many calls succeeded."""
     seconds: float
     per_second: float
     p50_ms: float
@@ -41,13 +44,13 @@ class Run:
     max_ms: float
     failed: int
     leader_us: float
-    """Processor time of the leader for each acknowledged write, in microseconds, as the next two."""
+    """Processor time of the leader for each call that succeeded, in microseconds, as the next two."""
     follower_us: float
     """The mean of the followers."""
     client_us: float | None
     """None where the load comes from inside the leader."""
     flushes_per_write: float | None
-    """How often the leader flushed its disk for each write; None where it does not tell."""
+    """How often the leader flushed its disk for each call; None where it does not tell."""
     others_percent: float
     """How much of the machine went to what does not belong to the measurement."""
     note: str = ""
@@ -71,9 +74,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one system did with so many writes under way, over all rounds."""
+    """What one system did with so many calls of one kind under way, over all rounds."""
 
     system: str
+    kind: str
     outstanding: int
     rounds: int
     per_second: Spread
@@ -85,7 +89,7 @@ class Summary:
     flushes_per_write: Spread | None
     others_percent: Spread
     failed: int
-    """Writes that failed, in all rounds."""
+    """Calls that failed, in all rounds."""
     notes: tuple[str, ...] = ()
 
 
@@ -93,18 +97,19 @@ REQUIRED: Final = ("per_second", "p50_ms", "p99_ms", "leader_us", "follower_us",
 
 
 def summaries(runs: Iterable[Run]) -> list[Summary]:
-    """Return a summary for each system and number of writes under way, in the order of their first run."""
-    groups: dict[tuple[str, int], list[Run]] = {}
+    """Return a summary for each system, kind of calls and number of them under way, in the order of their first run."""
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.system, run.outstanding), []).append(run)
-    return [summary(system, outstanding, group) for (system, outstanding), group in groups.items()]
+        groups.setdefault((run.system, run.kind, run.outstanding), []).append(run)
+    return [summary(system, kind, outstanding, group) for (system, kind, outstanding), group in groups.items()]
 
 
-def summary(system: str, outstanding: int, group: list[Run]) -> Summary:
-    """Return the summary of runs of one kind, of which there is at least one."""
+def summary(system: str, kind: str, outstanding: int, group: list[Run]) -> Summary:
+    """Return the summary of runs of the same work, of which there is at least one."""
     spreads = {name: known(Spread.of(getattr(run, name) for run in group)) for name in REQUIRED}
     return Summary(
         system=system,
+        kind=kind,
         outstanding=outstanding,
         rounds=len(group),
         **spreads,
@@ -119,3 +124,13 @@ def known(spread: Spread | None) -> Spread:
     """Return a spread that every run has."""
     assert spread is not None, "each run has this figure"
     return spread
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What the nodes of one system used while nobody asked them for anything, in percent of one processor."""
+
+    system: str
+    leader_percent: float
+    follower_percent: float
+    """The mean of the followers."""

@@ -63,5 +63,6 @@ def client_command(file: str, to: str, work: Work) -> list[str]:
         "seconds": work.seconds,
         "warm-seconds": work.warm_seconds,
         "value-bytes": work.value_bytes,
+        "kind": work.kind,
     }
     return [go_program(file, LOOP), *(f"-{name}={value}" for name, value in options.items())]

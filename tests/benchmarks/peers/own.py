@@ -28,6 +28,7 @@ class Own(System):
     title: ClassVar = "forge-consensus"
     durability: ClassVar = "on the disks of a majority"
     client: ClassVar = "Client, in Python"
+    reads: ClassVar = True
     install: ClassVar = "make setup"
 
     def __init__(self, folder: Path, **options: Any) -> None:
@@ -84,6 +85,7 @@ class Own(System):
             "seconds": work.seconds,
             "warm-seconds": work.warm_seconds,
             "value-bytes": work.value_bytes,
+            "kind": work.kind,
         }
         command = [sys.executable, "-m", "tests.benchmarks.peers.own_load"]
         arguments = [f"--{name}={value}" for name, value in options.items()]

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from forge_consensus.checks.benchmark import keys_for
+from forge_consensus.checks.benchmark import READS, WRITES, keys_for
 from forge_consensus.checks.closed_loop import ClosedLoop
 from forge_consensus.checks.load import Load
 from forge_consensus.client.sync import Client
@@ -15,6 +15,14 @@ from tests.benchmarks.peers.load import BEGAN, Loaded
 
 TIMEOUT_SECONDS = 30.0
 PREFIX = "measured/"
+LIST = 1000
+"""So many keys are written by one call before reads are measured."""
+
+
+def write_all(load: Load) -> None:
+    """Write every key that is read later."""
+    for number in range(-(-load.keys // LIST)):
+        load.write_list(number, LIST).result()
 
 
 def main() -> None:
@@ -25,12 +33,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--warm-seconds", type=float, required=True)
     parser.add_argument("--value-bytes", type=int, required=True)
+    parser.add_argument("--kind", choices=(WRITES, READS), required=True)
     arguments = parser.parse_args()
     size = arguments.value_bytes
     with Client(arguments.endpoints, TIMEOUT_SECONDS) as client:
         load = Load(client, PREFIX, "x" * size, keys_for(size))
         load.begin()
-        loop = ClosedLoop(load.write, arguments.outstanding)
+        if arguments.kind == READS:
+            write_all(load)
+        loop = ClosedLoop(load.read if arguments.kind == READS else load.write, arguments.outstanding)
         loop.run(arguments.warm_seconds)
         loop.took.clear()
         loop.failures.clear()

@@ -41,7 +41,7 @@ def svg(groups: Sequence[Sequence[Summary]], titles: Mapping[str, str], own: str
     """Return the plot.
 
     Args:
-        groups: the summaries, those of one number of writes under way together; none is empty.
+        groups: the summaries, those of the same work together; none is empty.
         titles: what each system is called.
         own: the name of the system whose bars have a colour.
         caption: what was measured, in one line below.
@@ -62,11 +62,11 @@ def svg(groups: Sequence[Sequence[Summary]], titles: Mapping[str, str], own: str
 
 
 def group_parts(group: Sequence[Summary], titles: Mapping[str, str], own: str, top: int) -> Iterator[str]:
-    """The two charts of one number of writes under way."""
+    """The two charts of one work."""
     rates, times = LABELS, LABELS + CHART + GAP
     first, bottom = top + HEAD, top + HEAD + ROW * len(group)
-    yield text(0, top + 20, f"{group[0].outstanding:,} under way at once", "title")
-    yield text(rates, top + 40, "writes a second: median, lowest and highest round", "small")
+    yield text(0, top + 20, f"{group[0].kind}s, {group[0].outstanding:,} under way at once", "title")
+    yield text(rates, top + 40, "a second: median, lowest and highest round", "small")
     yield text(times, top + 40, "milliseconds: from p50 to p99", "small")
     step, highest = rate_axis(max(each.per_second.high for each in group))
     for number in range(round(highest / step) + 1):

@@ -12,10 +12,10 @@ from tests.benchmarks.peers.rounds import Results
 from tests.benchmarks.peers.system import System
 
 HEAD: Final = (
-    "AT ONCE", "SYSTEM", "PER SECOND", "LOWEST-HIGHEST", "P50 MS", "P99 MS", "LEADER US", "FOLLOWER US", "CLIENT US",
-    "FLUSHES", "OTHERS",
+    "CALLS", "AT ONCE", "SYSTEM", "PER SECOND", "LOWEST-HIGHEST", "P50 MS", "P99 MS", "LEADER US", "FOLLOWER US",
+    "CLIENT US", "FLUSHES", "OTHERS",
 )  # fmt: skip
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when the meaning of a field of the JSON changes."""
 
 
@@ -35,9 +35,9 @@ class Report:
 
     @property
     def summaries(self) -> list[Summary]:
-        """The summaries, those of one number of writes under way together."""
-        order = [work.outstanding for work in self.works]
-        return sorted(summaries(self.results.runs), key=lambda each: order.index(each.outstanding))
+        """The summaries, those of the same work together."""
+        order = [(work.kind, work.outstanding) for work in self.works]
+        return sorted(summaries(self.results.runs), key=lambda each: order.index((each.kind, each.outstanding)))
 
 
 def missing_line(system: type[System]) -> str:
@@ -50,6 +50,7 @@ def row(each: Summary, titles: Mapping[str, str]) -> tuple[str, ...]:
     """Return the row of a table."""
     rate = each.per_second
     return (
+        f"{each.kind}s",
         f"{each.outstanding:,}",
         titles[each.system],
         f"{rate.median:,.0f}",
@@ -77,14 +78,15 @@ def text_of(report: Report) -> list[str]:
     lines += [
         "",
         f"Three nodes on this machine, {first.value_bytes}-byte values, {report.rounds} rounds of {first.seconds:g} s "
-        "in turns; medians. LEADER, FOLLOWER, CLIENT: processor time for each write. FLUSHES: of the leader's disk for "
-        "each write, - where it does not tell. OTHERS: how much of the machine went to something else.",
+        "in turns; medians. LEADER, FOLLOWER, CLIENT: processor time for each call. FLUSHES: of the leader's disk for "
+        "each call, - where it does not tell. OTHERS: how much of the machine went to something else.",
         "",
         *(f"{system.title} {system.version()}: {system.durability}; {system.client}" for system in report.systems),
         *report.missing.values(),
         *(f"{titles[each.system]} failed in round {each.round}: {each.text}" for each in report.results.failures),
         *doubtful_lines(report, titles),
         "",
+        *idle_lines(report, titles),
         *floor_lines(report),
         f"{report.machine['processors']} x {report.machine['processor']}, Linux {report.machine['kernel']}, "
         f"{report.machine['python']}; data on {report.folder} ({report.file_system})",
@@ -96,8 +98,21 @@ def doubtful_lines(report: Report, titles: Mapping[str, str]) -> list[str]:
     """Return a line for everything that makes figures doubtful: what a run notes, and writes that failed."""
     lines = []
     for each in report.summaries:
-        failed = [f"{each.failed:,} writes failed"] if each.failed else []
-        lines += [f"{titles[each.system]}, {each.outstanding:,} at once: {text}" for text in [*each.notes, *failed]]
+        failed = [f"{each.failed:,} {each.kind}s failed"] if each.failed else []
+        what = f"{titles[each.system]}, {each.kind}s, {each.outstanding:,} at once"
+        lines += [f"{what}: {text}" for text in [*each.notes, *failed]]
+    return lines
+
+
+def idle_lines(report: Report, titles: Mapping[str, str]) -> list[str]:
+    """Return a line for what the nodes of each system use while they have nothing to do: medians of the rounds."""
+    lines = []
+    for name, title in titles.items():
+        idles = [each for each in report.results.idles if each.system == name]
+        leader = median_text(Spread.of(each.leader_percent for each in idles), ".1f")
+        follower = median_text(Spread.of(each.follower_percent for each in idles), ".1f")
+        if idles:
+            lines.append(f"idle: {title}: leader {leader} %, each follower {follower} % of a processor")
     return lines
 
 
@@ -133,6 +148,7 @@ def data_of(report: Report) -> dict[str, Any]:
         "not_measured": dict(report.missing),
         "summaries": [asdict(each) for each in report.summaries],
         "runs": [asdict(each) for each in report.results.runs],
+        "idles": [asdict(each) for each in report.results.idles],
         "failures": [asdict(each) for each in report.results.failures],
         "floors": [{name: asdict(each) for name, each in floors.items()} for floors in report.results.floors],
     }

@@ -11,10 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from forge_consensus.checks.benchmark import WRITES
 from forge_consensus.checks.latencies import Latencies
 from forge_consensus.errors import ConsensusError
 from tests.benchmarks.machine import busy_seconds, cpu_seconds, others_percent
-from tests.benchmarks.peers.figures import Run, Work
+from tests.benchmarks.peers.figures import Idle, Run, Work
 from tests.benchmarks.peers.floors import measure_floors
 from tests.benchmarks.peers.load import Loaded, LoadFailedError
 from tests.benchmarks.peers.system import System
@@ -23,6 +24,9 @@ FLOOR_SECONDS: Final = 0.5
 SEEN_SHARE: Final = 0.9
 """What was used is looked at for this share of a load at least; else too little of it is known."""
 LATE: Final = "too busy a machine: processor time and flushes are of a part of the work only"
+IDLE_SECONDS: Final = 5.0
+"""For so long at most the nodes of a system are watched that have been loaded and have nothing to do."""
+SETTLE_SECONDS: Final = 1.0
 WARM_WORK: Final = Work(outstanding=64, seconds=1.0, value_bytes=128)
 """What a system does before its first measurement: fresh processes are slow."""
 
@@ -42,6 +46,7 @@ class Results:
 
     runs: list[Run] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    idles: list[Idle] = field(default_factory=list)
     floors: list[dict[str, Latencies]] = field(default_factory=list)
     """One of each round, measured while no system ran."""
 
@@ -84,13 +89,25 @@ def measure(system: System, work: Work, number: int) -> Run:
         loaded = load.result()
         after = sample(system, load.pid)
     note = "" if system.wait_for_leader() == leader else "the leader changed"
-    return run_of(system.name, number, work.outstanding, leader, loaded, (before, after), note)
+    return run_of(system.name, number, work, leader, loaded, (before, after), note)
+
+
+def watch_idle(system: System, watched_seconds: float) -> Idle:
+    """Watch the nodes of a system that nobody asks for anything."""
+    time.sleep(SETTLE_SECONDS)
+    leader, pids = system.wait_for_leader(), system.pids()
+    began, before = time.perf_counter(), {name: cpu_seconds(pid) for name, pid in pids.items()}
+    time.sleep(watched_seconds)
+    seconds = time.perf_counter() - began
+    percent = {name: 100 * (cpu_seconds(pid) - before[name]) / seconds for name, pid in pids.items()}
+    of_leader = percent.pop(leader)
+    return Idle(system.name, round(of_leader, 2), round(sum(percent.values()) / max(len(percent), 1), 2))
 
 
 def run_of(
-    system: str, number: int, outstanding: int, leader: str, loaded: Loaded, samples: tuple[Sample, Sample], note: str
+    system: str, number: int, work: Work, leader: str, loaded: Loaded, samples: tuple[Sample, Sample], note: str
 ) -> Run:
-    """Return what a load found, with what was used between two samples for each write of that time."""
+    """Return what a load found, with what was used between two samples for each call of that time."""
     before, after = samples
     used = {name: after.nodes[name] - before.nodes[name] for name in after.nodes}
     client = None if after.client is None or before.client is None else after.client - before.client
@@ -99,16 +116,17 @@ def run_of(
     late = min(seen, asked) < SEEN_SHARE * loaded.seconds
     flushed = None if before.flushes is None or after.flushes is None else after.flushes - before.flushes
 
-    def writes_in(seconds: float) -> float:
+    def calls_in(seconds: float) -> float:
         return max(1.0, loaded.count * min(1.0, seconds / loaded.seconds))
 
     def each_us(seconds: float) -> float:
-        return round(seconds / writes_in(seen) * 1e6, 1)
+        return round(seconds / calls_in(seen) * 1e6, 1)
 
     return Run(
         system=system,
         round=number,
-        outstanding=outstanding,
+        kind=work.kind,
+        outstanding=work.outstanding,
         count=loaded.count,
         seconds=round(loaded.seconds, 3),
         per_second=round(loaded.count / loaded.seconds, 1),
@@ -119,7 +137,7 @@ def run_of(
         leader_us=each_us(used[leader]),
         follower_us=each_us(sum(followers) / max(len(followers), 1)),
         client_us=None if client is None else each_us(client),
-        flushes_per_write=None if flushed is None or flushed < 0 else round(flushed / writes_in(asked), 4),
+        flushes_per_write=None if flushed is None or flushed < 0 else round(flushed / calls_in(asked), 4),
         others_percent=others_percent(
             after.machine - before.machine,
             [*used.values(), client or 0.0, after.this - before.this],
@@ -171,12 +189,18 @@ class Rounds:
                 with system.load(WARM_WORK) as load:
                     load.wait_until_begun()
                     load.result()
+                self.results.idles.append(watch_idle(system, min(IDLE_SECONDS, self.works[0].seconds)))
                 for work in self.works:
-                    run = measure(system, work, number)
-                    self.results.runs.append(run)
-                    self.tell(f"{where}: {run.outstanding:,} at once, {run.per_second:,.0f}/s, p50 {run.p50_ms:g} ms")
+                    if work.kind == WRITES or kind.reads:
+                        self.note(where, measure(system, work, number))
             except (LoadFailedError, OSError, subprocess.SubprocessError, ConsensusError) as error:
                 self.results.failures.append(Failure(kind.name, number, str(error)))
                 self.tell(f"{where}: failed: {error}")
             finally:
                 system.stop()
+
+    def note(self, where: str, run: Run) -> None:
+        """Keep what was measured, and tell of it."""
+        self.results.runs.append(run)
+        done = f"{run.kind}s, {run.outstanding:,} at once, {run.per_second:,.0f}/s, p50 {run.p50_ms:g} ms"
+        self.tell(f"{where}: {done}")

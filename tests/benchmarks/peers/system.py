@@ -42,6 +42,8 @@ class System(ABC):
     """By what it is loaded."""
     install: ClassVar[str]
     """The command that installs what is missing."""
+    reads: ClassVar[bool] = False
+    """Whether its client here can read what was acknowledged before, wherever it asks: linearizable reads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,7 +80,7 @@ class System(ABC):
 
     @abstractmethod
     def load(self, work: Work) -> LoadProgram:
-        """Begin a load of the leader, with a warm-up before the work that counts."""
+        """Begin a load of the leader, with a warm-up before the work that counts; reads only if it has such `reads`."""
 
     def wait_for_leader(self) -> str:
         """Wait until a node leads; return its name. Raises `LoadFailedError`."""

@@ -13,16 +13,18 @@ import pytest
 from forge_consensus.checks.latencies import Latencies
 from tests.benchmarks.peers.__main__ import plot_of
 from tests.benchmarks.peers.etcd import Etcd
-from tests.benchmarks.peers.figures import Run, Work
+from tests.benchmarks.peers.figures import Idle, Run, Work
 from tests.benchmarks.peers.own import Own
 from tests.benchmarks.peers.plot import CHART, LABELS, WIDTH, rate_axis, short_number, time_axis
 from tests.benchmarks.peers.report import HEAD, Report, data_of, text_of
 from tests.benchmarks.peers.rounds import Failure, Results
 
 RUN = Run(
-    system="own", round=1, outstanding=64, count=1000, seconds=2.0, per_second=12_500.0, p50_ms=1.0, p99_ms=9.0,
-    max_ms=20.0, failed=0, leader_us=10.0, follower_us=5.0, client_us=7.0, flushes_per_write=0.5, others_percent=1.0,
+    system="own", round=1, kind="write", outstanding=64, count=1000, seconds=2.0, per_second=12_500.0, p50_ms=1.0,
+    p99_ms=9.0, max_ms=20.0, failed=0, leader_us=10.0, follower_us=5.0, client_us=7.0,
+    flushes_per_write=0.5, others_percent=1.0,
 )  # fmt: skip
+IDLES = [Idle("own", 1.0, 0.5), Idle("own", 2.0, 0.7), Idle("etcd", 3.0, 2.0)]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -32,9 +34,9 @@ def report(*runs: Run, failures: tuple[Failure, ...] = ()) -> Report:
     return Report(
         systems=[Own, Etcd],
         missing={"zookeeper": "ZooKeeper: not measured, there is no java"},
-        works=[Work(1, 2.0, 128), Work(64, 2.0, 128)],
+        works=[Work(1, 2.0, 128), Work(64, 2.0, 128), Work(1, 2.0, 128, "read")],
         rounds=2,
-        results=Results(list(runs), list(failures), floors),
+        results=Results(list(runs), list(failures), IDLES, floors),
         machine={"processors": 2, "processor": "a <fast> one", "kernel": "6.1", "python": "CPython 3.11"},
         folder="/data",
         file_system="ext4",
@@ -48,14 +50,15 @@ RUNS = [
 
 
 def test_the_table_has_the_median_and_the_spread_of_each_system_by_what_was_under_way() -> None:
-    lines = text_of(report(*RUNS))
+    lines = text_of(report(*RUNS, replace(RUN, system="etcd", kind="read", outstanding=1, per_second=77.0)))
     assert re.split(r"\s{2,}", lines[0].strip()) == list(HEAD)
-    cells = [re.split(r"\s{2,}", line.strip())[:4] for line in lines[1:5]]
+    cells = [re.split(r"\s{2,}", line.strip())[:5] for line in lines[1:6]]
     assert cells == [
-        ["1", "forge-consensus", "150", "100-200"],
-        ["1", "etcd", "300", "200-400"],
-        ["64", "forge-consensus", "9,600", "6,400-12,800"],
-        ["64", "etcd", "19,200", "12,800-25,600"],
+        ["writes", "1", "forge-consensus", "150", "100-200"],
+        ["writes", "1", "etcd", "300", "200-400"],
+        ["writes", "64", "forge-consensus", "9,600", "6,400-12,800"],
+        ["writes", "64", "etcd", "19,200", "12,800-25,600"],
+        ["reads", "1", "etcd", "77", "77-77"],
     ]
 
 
@@ -68,8 +71,10 @@ def test_the_text_says_what_is_missing_what_failed_and_what_the_machine_can_do()
     for said in (
         "ZooKeeper: not measured, there is no java",
         "etcd failed in round 2: no leader",
-        "forge-consensus, 64 at once: the leader changed",
-        "forge-consensus, 64 at once: 3 writes failed",
+        "forge-consensus, writes, 64 at once: the leader changed",
+        "forge-consensus, writes, 64 at once: 3 writes failed",
+        "idle: forge-consensus: leader 1.5 %, each follower 0.6 % of a processor",
+        "idle: etcd: leader 3.0 %, each follower 2.0 % of a processor",
         "floor: a flush: p50 300 us, p99 2000 us",
         "CPython 3.11; data on /data (ext4)",
     ):
@@ -89,6 +94,7 @@ def test_json_has_every_single_figure() -> None:
     assert {each["name"] for each in found["systems"]} == {"own", "etcd"}
     assert found["not_measured"].keys() == {"zookeeper"}
     assert found["failures"] == [{"system": "etcd", "round": 2, "text": "no leader"}]
+    assert found["idles"][2] == {"system": "etcd", "leader_percent": 3.0, "follower_percent": 2.0}
     assert found["floors"][1]["a flush"]["p50_seconds"] == 0.0004
     assert [each["outstanding"] for each in found["summaries"]] == [1, 1, 64, 64]
 
@@ -99,7 +105,7 @@ def test_the_plot_is_xml_whose_bars_are_as_long_as_the_rates() -> None:
     assert [round(bar / bars[3], 3) for bar in bars[2:]] == [0.5, 1.0], "64 under way: 9,600 and 19,200"
     assert bars[3] == pytest.approx(CHART * 19_200 / rate_axis(25_600)[1], abs=0.1)
     texts = ["".join(each.itertext()) for each in root.iter(f"{SVG}text")]
-    assert {"1 under way at once", "64 under way at once", "etcd", "19,200"} <= set(texts)
+    assert {"writes, 1 under way at once", "writes, 64 under way at once", "etcd", "19,200"} <= set(texts)
     assert "prefers-color-scheme:dark" in "".join(root.itertext()), "it is read on a dark background too"
 
 

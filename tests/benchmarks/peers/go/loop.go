@@ -1,4 +1,4 @@
-// The closed loop of all clients: so many writes are under way at once, and the next one begins when one has ended.
+// The closed loop of all clients: so many calls are under way at once, and the next one begins when one has ended.
 //
 // The program says "began" when it is warm, then its figures as one line of JSON, and runs on until its input is closed.
 package main
@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// keys is how many keys the writes go to, one after the other.
+// keys is how many keys the calls go to, one after the other.
 const keys = 10000
 
 // options are what every client is told.
@@ -26,10 +26,11 @@ type options struct {
 	seconds     float64
 	warmSeconds float64
 	value       []byte
+	kind        string
 }
 
-// write carries out the write of that number, counted from 0.
-type write func(number int64) error
+// step carries out the call of that number, counted from 0.
+type step func(number int64) error
 
 // figures are what one run of the loop found.
 type figures struct {
@@ -42,9 +43,10 @@ func parse() options {
 	var o options
 	size := flag.Int("value-bytes", 128, "how large each value is")
 	flag.StringVar(&o.to, "to", "", "host:port of the leader")
-	flag.IntVar(&o.outstanding, "outstanding", 1, "how many writes are under way at once")
+	flag.IntVar(&o.outstanding, "outstanding", 1, "how many calls are under way at once")
 	flag.Float64Var(&o.seconds, "seconds", 5, "how long the work that counts takes")
 	flag.Float64Var(&o.warmSeconds, "warm-seconds", 1, "how long the same work is done before it")
+	flag.StringVar(&o.kind, "kind", "write", "write, or read what was written, by a client that can")
 	flag.Parse()
 	o.value = make([]byte, *size)
 	rand.Read(o.value)
@@ -64,7 +66,7 @@ func key(number int64) string {
 }
 
 // measure warms up, does the work that counts, and says what it found.
-func measure(o options, do write) {
+func measure(o options, do step) {
 	var number int64
 	run(o.outstanding, o.warmSeconds, &number, do)
 	fmt.Println("began")
@@ -73,8 +75,8 @@ func measure(o options, do write) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// run keeps so many writes under way for so many seconds; each has a goroutine of its own, as a program of users would.
-func run(outstanding int, seconds float64, number *int64, do write) figures {
+// run keeps so many calls under way for so many seconds; each has a goroutine of its own, as a program of users would.
+func run(outstanding int, seconds float64, number *int64, do step) figures {
 	all := figures{}
 	var mutex sync.Mutex
 	var workers sync.WaitGroup
