@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from math import ceil, inf
+from math import inf
 from typing import Any, Final, Protocol
 
 import zmq
 
-from forge_consensus.actors.codec import STAMP, Frame, OtherVersionError, decode, encode
+from forge_consensus.actors.codec import NO_EXTENSION, STAMP, Extension, Frame, OtherVersionError, decode, encode
 from forge_consensus.actors.messages import STALE, Read, WireMessage
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, PING
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
+from forge_consensus.process.socket_poller import SocketPoller
+from forge_consensus.process.wakeup import Wakeup
 from forge_consensus.security.credentials import Credentials
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
-POLLIN: Final = int(zmq.POLLIN)
 FRAME_BYTES_MAX: Final = 64 << 20
 FRAMES_A_LOOK: Final = 64
 """So many frames are taken from one connection before it is the turn of the others."""
@@ -48,7 +49,7 @@ class LocalPort(Protocol):
 
 
 class Connection:
-    """One link to one address.
+    """One link to one address. Its owner registers its sockets with the poller, which it tells what it does with them.
 
     `link_timeout` is in seconds, see `forge_consensus.actors.transport.liveness`. With `credentials` it is encrypted,
     and leads to nobody but a node. Raises `ConnectionFailedError` for what is no address.
@@ -58,10 +59,12 @@ class Connection:
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         address: str,
+        poller: SocketPoller,
         link_timeout: float = LINK_TIMEOUT_SECONDS,
         credentials: Credentials | None = None,
     ) -> None:
         self.address = address
+        self.poller = poller
         self.credentials = credentials
         self.present: Mapping[str, tuple[str, ...]] | None = None
         """The keys of the nodes as they were looked at last."""
@@ -112,39 +115,40 @@ class Connection:
         """What happened to the connection: True when it was made, False when it was lost."""
         return self.link.changes()
 
-    def receive(self) -> Iterator[bytes]:
+    def frames(self) -> list[Frame]:
         """The frames that have arrived, at most `FRAMES_A_LOOK`."""
-        socket = self.socket
+        socket, link, frames = self.socket, self.link, list[Frame]()
         for _ in range(FRAMES_A_LOOK):
             try:
-                data = socket.recv(NOBLOCK)
+                part = socket.recv(NOBLOCK, copy=False)
             except zmq.Again:
-                return
-            self.link.heard = True
-            if socket.getsockopt(zmq.RCVMORE):
+                break
+            link.heard = True
+            data = part.bytes
+            if part.more:
                 self.skip_message()
-            elif data != PING:
-                yield data
-            if not int(socket.getsockopt(zmq.EVENTS)) & POLLIN:
-                return
+            elif data != PING and (frame := self.decoded(data)) is not None:
+                frames.append(frame)
+            if not self.poller.has_more(socket):
+                break
+        return frames
 
-    def frames(self) -> Iterator[Frame]:
-        """What `receive` yields, decoded; the node is told from time to time how much of it was read."""
-        for data in self.receive():
-            try:
-                frame = decode(data, FRAME_BYTES_MAX)
-            except OtherVersionError as error:
-                self.unreadable = f"{error}: use the same version of the program on both sides"
-                continue
-            except ProtocolError:
-                continue
-            stamp = frame.extension.get(STAMP)
-            if type(stamp) is int:
-                self.stamp = stamp
-            self.untold += len(data)
-            if self.untold >= UNTOLD_BYTES and self.stamp:
-                self.ask(Read(STALE, ()), 0, "")
-            yield frame
+    def decoded(self, data: bytes) -> Frame | None:
+        """The frame in those bytes, None if there is none; the node is told from time to time how much was read."""
+        try:
+            frame = decode(data, FRAME_BYTES_MAX)
+        except OtherVersionError as error:
+            self.unreadable = f"{error}: use the same version of the program on both sides"
+            return None
+        except ProtocolError:
+            return None
+        stamp = frame.extension.get(STAMP)
+        if type(stamp) is int:
+            self.stamp = stamp
+        self.untold += len(data)
+        if self.untold >= UNTOLD_BYTES and self.stamp:
+            self.ask(Read(STALE, ()), 0, "")
+        return frame
 
     def ask(self, message: WireMessage, request: int, cluster: str) -> bool:
         """Send a request, which tells the node what was read; returns whether the connection took it."""
@@ -158,6 +162,7 @@ class Connection:
 
     def send(self, data: bytes) -> bool:
         """Send a frame; returns whether the connection took it."""
+        self.poller.used(self.socket)
         try:
             self.socket.send(data, NOBLOCK)
         except zmq.Again:
@@ -170,7 +175,7 @@ class Connection:
 
 
 def tend_links(connections: Iterable[Connection], told: list[Arrived]) -> float:
-    """Let links do what is due; returns for how many seconds none of them needs to be tended again.
+    """Let links do what is due; returns the monotonic time before which none of them needs to be tended again.
 
     What became of a connection that was given up, and why one has no connection, is added to `told`.
     """
@@ -182,32 +187,34 @@ def tend_links(connections: Iterable[Connection], told: list[Arrived]) -> float:
         if link.wake_at <= now:
             if link.tick(now):
                 told += [(connection.address, made, 0) for made in connection.events()]
+            connection.poller.used(connection.socket)
             if text := connection.news():
                 told.append((connection.address, text, 0))
         wake_at = min(wake_at, link.wake_at)
-    return max(wake_at - now, 0.0)
+    return wake_at
 
 
 def packed(message: WireMessage, request: int, cluster: str, stamp: int = 0) -> bytes:
     """The bytes of a client's request; `stamp` is the last one that was read on its connection, 0 if none was."""
     sent = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    frame = Frame(GATEWAY, cluster, "", "", 0, 0, request, sent, message)
-    if stamp:
-        frame.extension = {STAMP: stamp}
-    return encode(frame)
+    extension: Extension = {STAMP: stamp} if stamp else NO_EXTENSION
+    return encode(Frame(GATEWAY, cluster, "", "", 0, 0, request, sent, message, extension))
 
 
 class Connections:
-    """All connections of one client. Only the driver's thread uses them."""
+    """All connections of one client. Only the driver's thread uses them, and `wakeup` ends its wait."""
 
     def __init__(
-        self, wake_fd: int, link_timeout: float = LINK_TIMEOUT_SECONDS, credentials: Credentials | None = None
+        self, wakeup: Wakeup, link_timeout: float = LINK_TIMEOUT_SECONDS, credentials: Credentials | None = None
     ) -> None:
-        self.wake_fd = wake_fd
+        self.wakeup = wakeup
         self.credentials = credentials
+        self.keys_change = credentials is not None and credentials.present is not None
         self.link_timeout = link_timeout
-        self.poller = zmq.Poller()
-        self.poller.register(wake_fd, zmq.POLLIN)
+        self.poller = SocketPoller()
+        self.poller.register_file(wakeup.fd)
+        self.tend_at = inf
+        """When the links are to be tended next (monotonic)."""
         self.context: zmq.Context[zmq.Socket[bytes]] | None = None
         self.by_address: dict[str, Connection] = {}
         self.by_socket: dict[Any, tuple[Connection, bool]] = {}
@@ -224,15 +231,16 @@ class Connections:
         if self.context is None:
             self.context = zmq.Context()
         try:
-            connection = Connection(self.context, address, self.link_timeout, self.credentials)
+            connection = Connection(self.context, address, self.poller, self.link_timeout, self.credentials)
         except ConnectionFailedError as error:
             self.failed[address] = str(error)
             return
         self.by_address[address] = connection
         self.by_socket[connection.socket] = (connection, False)
         self.by_socket[connection.monitor] = (connection, True)
-        self.poller.register(connection.socket, zmq.POLLIN)
-        self.poller.register(connection.monitor, zmq.POLLIN)
+        self.poller.register(connection.socket)
+        self.poller.register(connection.monitor)
+        self.tend_at = min(self.tend_at, connection.link.wake_at)
 
     def keep(self, names: Collection[str]) -> None:
         """Close the connections to all other endpoints."""
@@ -255,24 +263,37 @@ class Connections:
         return {place for connection in self.by_address.values() for place in connection.link.places()}
 
     def wait(self, seconds: float) -> list[Arrived]:
-        """Wait up to so many seconds; returns what arrived: messages, and connections made and lost."""
+        """Wait up to so many seconds; returns what arrived: messages, and connections made and lost.
+
+        The sleep that `wakeup` announces is over then.
+        """
         arrived: list[Arrived] = []
-        if self.by_address:
-            seconds = min(seconds, tend_links(self.by_address.values(), arrived))
-            seconds = 0.0 if arrived else seconds
-        for socket, _ in self.poller.poll(ceil(seconds * 1000)):
+        if self.tend_at <= time.monotonic() or self.keys_change:
+            self.tend_at = tend_links(self.by_address.values(), arrived)
+        seconds = 0.0 if arrived else max(min(seconds, self.tend_at - time.monotonic()), 0.0)
+        ready = self.poller.wait(seconds)
+        self.wakeup.sleeping = False
+        for socket in ready:
             if type(socket) is int:
+                self.wakeup.awake()
                 continue
             connection, monitor = self.by_socket[socket]
             if monitor:
-                arrived += [(connection.address, made, 0) for made in connection.events()]
-                arrived += [(connection.address, text, 0) for text in (connection.news(),) if text]
+                self.note_events(connection, arrived)
                 continue
-            arrived += [(connection.address, frame.message, frame.request) for frame in connection.frames()]
+            for frame in connection.frames():
+                arrived.append((connection.address, frame.message, frame.request))
             if connection.unreadable:
                 arrived.append((connection.address, connection.unreadable, 0))
                 connection.unreadable = ""
         return arrived
+
+    def note_events(self, connection: Connection, arrived: list[Arrived]) -> None:
+        """Add what happened to a connection to what arrived."""
+        arrived += [(connection.address, made, 0) for made in connection.events()]
+        if text := connection.news():
+            arrived.append((connection.address, text, 0))
+        self.tend_at = min(self.tend_at, connection.link.wake_at)
 
     def send(self, name: str, message: WireMessage, request: int, cluster: str) -> bool:
         """Send a request to an endpoint; returns whether its connection took it."""
@@ -290,6 +311,7 @@ class Connections:
         """Close everything at once; nothing lingers."""
         for port in self.ports.values():
             port.close()
+        self.poller.close()
         for connection in self.by_address.values():
             connection.close()
         if self.context is not None:

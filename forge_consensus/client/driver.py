@@ -149,7 +149,7 @@ class Driver:
             endpoints = len(self.core.directory.endpoints)
             require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * endpoints, "a client")
             self.wakeup = Wakeup()
-            self.connections = Connections(self.wakeup.fd, self.core.settings.link_timeout, self.credentials)
+            self.connections = Connections(self.wakeup, self.core.settings.link_timeout, self.credentials)
             self.thread = ForgeThread(target=self.run, name="forge-client")
             self.thread.start()
         except BaseException as error:
@@ -270,6 +270,7 @@ class Driver:
         """Let go of what belongs to the parent of this process."""
         core, connections, wanted = self.core, self.connections, list(self.wanted)
         if connections is not None:
+            connections.poller.close()
             close_sockets(dialled=connections.dialled())
             close_descriptor(self.wakeup.fd)
             self.wakeup.fd = -1
@@ -329,12 +330,10 @@ class Driver:
         core = self.core
         if self.changes != core.directory.changes:
             self.follow_endpoints(connections)
-        wakeup = self.wakeup
-        wakeup.doze()
+        self.wakeup.doze()
         idle = not (self.wanted or self.arrived or self.ending())
         wait = min(core.wake_at() - time.monotonic(), self.keeper.seconds()) if idle else 0.0
-        happened = connections.wait(min(max(wait, 0.0), WAIT_SECONDS_MAX))
-        wakeup.awake()
+        happened = connections.wait(min(wait, WAIT_SECONDS_MAX))
         core.now = time.monotonic()
         while self.arrived:
             happened.append(self.arrived.popleft())

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from math import ceil, inf
+from math import inf
 from typing import Any, Protocol
 
 import zmq
@@ -30,6 +30,7 @@ from forge_consensus.feed.event_subscriber import EventSubscriber, reachable
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
 from forge_consensus.process.log import LogLines
+from forge_consensus.process.socket_poller import SocketPoller
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.wakeup import NOBODY, Wakeup
 from forge_consensus.security.credentials import Credentials
@@ -122,6 +123,9 @@ class FeedDriver:
 
     """
 
+    poller: SocketPoller
+    """Made by `begin`, because it takes a descriptor."""
+
     def __init__(
         self,
         reader: Reader,
@@ -160,7 +164,6 @@ class FeedDriver:
         self.starved = False
         self.closing = False
         self.wakeup: Wakeup = NOBODY
-        self.poller = zmq.Poller()
         self.context: zmq.Context[zmq.Socket[bytes]] | None = None
         self.thread = ForgeThread(target=self.run, name="forge-event-feed")
 
@@ -174,8 +177,8 @@ class FeedDriver:
     def begin(self) -> None:
         """Begin the thread. Raises `TransportUnavailableError` without descriptors or threads."""
         require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * len(self.endpoints), "an event feed")
-        self.wakeup = Wakeup()
-        self.poller.register(self.wakeup.fd, zmq.POLLIN)
+        self.wakeup, self.poller = Wakeup(), SocketPoller()
+        self.poller.register_file(self.wakeup.fd)
         self.thread.start()
         tell_of_forks(self)
 
@@ -194,10 +197,11 @@ class FeedDriver:
             return
         dialled = {place for source in self.sources.values() for place in source.connection.link.places()}
         heard = {source.subscriber.address for source in self.sources.values() if source.subscriber is not None}
+        self.poller.close()
         close_sockets(dialled=dialled | heard)
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1
-        keep(self.context, self.sources, self.wakeup, self.poller, self.thread)
+        keep(self.context, self.sources, self.wakeup, self.thread)
         self.closing, self.wakeup = True, NOBODY
         self.thread = ForgeThread(target=self.run)  # it never begins, so nobody waits for it
         self.reader.end(NotStartedError(FORKED_TEXT))
@@ -226,6 +230,7 @@ class FeedDriver:
         for source in self.sources.values():
             self.stop_listening(source)
             source.connection.close()
+        self.poller.close()
         context.destroy(linger=0)
         self.wakeup = NOBODY
         self.reader.end(error)
@@ -275,12 +280,14 @@ class FeedDriver:
         idle = not (self.closing or (self.starved and self.capacity_for_page()))
         asked = [source.cursor for source in self.sources.values() if source.connected]
         wake_at = min([cursor.wake_at(capacity) for cursor in asked], default=inf)
-        wait = min(max(wake_at - now, 0.0), WAIT_SECONDS_MAX, self.tend(now))
-        ready = self.poller.poll(ceil(wait * 1000) if idle else 0)
-        self.wakeup.awake()
+        wait = max(min(wake_at, self.tend(now)) - now, 0.0)
+        ready = self.poller.wait(min(wait, WAIT_SECONDS_MAX) if idle else 0.0)
+        self.wakeup.sleeping = False
         now = time.monotonic()
-        for socket, _ in ready:
-            if socket in self.by_socket:
+        for socket in ready:
+            if type(socket) is int:
+                self.wakeup.awake()
+            elif socket in self.by_socket:
                 source, take = self.by_socket[socket]
                 take(source, now)
         for source in list(self.sources.values()):
@@ -292,13 +299,13 @@ class FeedDriver:
                 source.cursor.note_news()
 
     def tend(self, now: float) -> float:
-        """Let the connections for requests do what is due; returns for how many seconds nothing is."""
+        """Let the connections for requests do what is due; returns the monotonic time before which nothing is."""
         told: list[Arrived] = []
-        seconds = tend_links([source.connection for source in self.sources.values()], told)
+        due_at = tend_links([source.connection for source in self.sources.values()], told)
         for address, what, _ in told:
             if type(what) is bool:
                 self.note_connection(self.sources[address], what, now)
-        return seconds
+        return due_at
 
     def capacity_for_page(self) -> int:
         """How many events a page may have; 0 while it is not worth the asking."""
@@ -317,7 +324,7 @@ class FeedDriver:
     def follow(self, address: str, expected: str, *, given: str = "", cursor: EventCursor | None = None) -> None:
         """Begin to follow the node at that address. Raises `ConnectionFailedError` for one that cannot be."""
         assert self.context is not None, "the thread runs"
-        connection = Connection(self.context, address, credentials=self.credentials)
+        connection = Connection(self.context, address, self.poller, credentials=self.credentials)
         kept = cursor or self.cursors.pop(expected, None) or EventCursor(self.since, self.wanted)
         source = Source(connection, kept, expected, given)
         self.sources[address] = source
@@ -327,7 +334,7 @@ class FeedDriver:
     def watch(self, source: Source, socket: Any, take: Callable[[Source, float], None]) -> None:
         """Have it called when that socket has something."""
         self.by_socket[socket] = (source, take)
-        self.poller.register(socket, zmq.POLLIN)
+        self.poller.register(socket)
 
     def forget(self, *sockets: Any) -> None:
         """These sockets are about to close."""
@@ -513,4 +520,5 @@ class FeedDriver:
                 continue
             if event.node_id == cursor.node:
                 told += cursor.event(event, capacity - len(told))
+        self.poller.used(source.subscriber.socket)  # more may be waiting than a look takes
         self.tell(source, told)

@@ -7,6 +7,7 @@ process. So they are started by the original function, and a greenlet that waits
 from __future__ import annotations
 
 import _thread
+import select
 import socket
 import sys
 from _thread import allocate_lock
@@ -62,6 +63,12 @@ def original_getaddrinfo() -> Callable[..., Any]:
         if monkey is None
         else cast("Callable[..., Any]", monkey.get_original("socket", "getaddrinfo"))
     )
+
+
+def original_epoll() -> select.epoll:
+    """A poller of files on which the thread that waits is a real one; gevent takes the class out of its module."""
+    monkey: Any = sys.modules.get("gevent.monkey") if threads_replaced() else None
+    return select.epoll() if monkey is None else cast("select.epoll", monkey.get_original("select", "epoll")())
 
 
 def taken_lock() -> Lock:

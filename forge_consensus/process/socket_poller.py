@@ -22,6 +22,8 @@ from typing import Any, Final
 
 import zmq
 
+from forge_consensus.process.green import original_epoll
+
 EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
 
@@ -32,7 +34,7 @@ class SocketPoller:
     """The sockets and files of one thread, which it reads from. Nothing here waits for room to send."""
 
     def __init__(self) -> None:
-        self.epoll = select.epoll()
+        self.epoll = original_epoll()
         self.descriptors: dict[Socket, int] = {}
         self.watched: dict[int, Socket | int] = {}
         """By descriptor: the socket, or the file itself."""

@@ -129,7 +129,7 @@ def open_sessions(system: Own, count: int) -> None:
         return
     address = system.cluster.addresses[system.wait_for_leader()]
     wakeup = Wakeup()
-    connections = Connections(wakeup.fd, LINK_TIMEOUT_SECONDS)
+    connections = Connections(wakeup, LINK_TIMEOUT_SECONDS)
     connections.connect(address)
     end = time.monotonic() + OPEN_SECONDS_MAX
     asked = opened = 0

@@ -155,7 +155,7 @@ class Loading:
         assert connections is not None, "the client has begun"
         for connection in connections.by_address.values():
             wrap(connection, "send", lambda send: noting(calls.sent, send, after=False))
-        wrap(connections.poller, "poll", lambda poll: noting(calls.woke, poll, after=True))
+        wrap(connections.poller, "wait", lambda wait: noting(calls.woke, wait, after=True))
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             calls.began.append(time.perf_counter_ns())

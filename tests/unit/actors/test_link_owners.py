@@ -23,6 +23,7 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.bus import EventBus
 from forge_consensus.feed.cursor import Wanted
 from forge_consensus.feed.driver import FeedDriver
+from forge_consensus.process.socket_poller import SocketPoller
 from forge_consensus.process.wakeup import Wakeup
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -110,11 +111,12 @@ def test_a_node_learns_in_the_same_turn_that_the_connection_to_a_peer_was_given_
 
 def test_a_client_learns_in_the_same_turn_that_a_connection_was_given_up(address: str, silent: str) -> None:
     wakeup = Wakeup()
-    connections = Connections(wakeup.fd)
+    connections = Connections(wakeup)
     try:
         connections.connect(address)
         wait_for(lambda: (address, True, 0) in connections.wait(0.1), SECONDS_MAX, "the connection")
         pings_unanswered(connections.by_address[address].link, silent)
+        connections.tend_at = 0.0
         began = time.monotonic()
         lost, why = connections.wait(1.0)
         assert time.monotonic() - began < 1.0, "what is known is not held back"
@@ -143,7 +145,7 @@ def test_a_feed_learns_in_the_same_turn_that_a_connection_was_given_up(
     context: zmq.Context[Any], address: str, silent: str
 ) -> None:
     driver = FeedDriver(Taken(), [address], Wanted(()), None, cluster_id="", whole_cluster=False, capacity_min=1)
-    driver.context, driver.wakeup = context, Wakeup()
+    driver.context, driver.wakeup, driver.poller = context, Wakeup(), SocketPoller()
     driver.follow(address, "")
     source = driver.sources[address]
 

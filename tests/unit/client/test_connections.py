@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +10,8 @@ import zmq
 from forge_consensus.actors.codec import STAMP, VERSION, Extension, Frame, decode, encode
 from forge_consensus.actors.messages import GetMembers, GetStatus, Read, ReadResults, Refused
 from forge_consensus.client.connections import FRAME_BYTES_MAX, UNTOLD_BYTES, Connection, Connections, tend_links
+from forge_consensus.process.socket_poller import SocketPoller
+from forge_consensus.process.wakeup import Wakeup
 from tests.unit.actors.test_gate import of_next_version
 from tests.worlds.waiting import wait_for
 
@@ -24,7 +25,8 @@ class Node:
     def __init__(self, context: zmq.Context[Socket]) -> None:
         self.router = context.socket(zmq.ROUTER)
         port = self.router.bind_to_random_port("tcp://127.0.0.1")
-        self.connection = Connection(context, f"127.0.0.1:{port}")
+        self.poller = SocketPoller()
+        self.connection = Connection(context, f"127.0.0.1:{port}", self.poller)
         self.client = b""
 
     def begin(self) -> bool:
@@ -57,6 +59,7 @@ def node() -> Iterator[Node]:
     assert made.next_request().extension == {}
     yield made
     made.connection.close()
+    made.poller.close()
     made.router.close(0)
     context.term()
 
@@ -82,8 +85,7 @@ def test_an_answer_in_another_protocol_version_is_told_and_not_taken_for_silence
     context: zmq.Context[Socket] = zmq.Context()
     router = context.socket(zmq.ROUTER)
     address = f"127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
-    wake_fd = os.eventfd(0)
-    connections = Connections(wake_fd)
+    connections = Connections(Wakeup())
     connections.connect(address)
 
     def asked() -> bool:
@@ -101,6 +103,5 @@ def test_an_answer_in_another_protocol_version_is_told_and_not_taken_for_silence
         assert [(name, what.startswith(text)) for name, what, _ in told] == [(address, True)]
     finally:
         connections.close()
-        os.close(wake_fd)
         router.close(0)
         context.term()
