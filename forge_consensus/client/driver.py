@@ -332,8 +332,7 @@ class Driver:
             self.follow_endpoints(connections)
         self.wakeup.doze()
         idle = not (self.wanted or self.arrived or self.ending())
-        wait = min(core.wake_at() - time.monotonic(), self.keeper.seconds()) if idle else 0.0
-        happened = connections.wait(min(wait, WAIT_SECONDS_MAX))
+        happened = connections.wait(self.patience() if idle else 0.0)
         core.now = time.monotonic()
         while self.arrived:
             happened.append(self.arrived.popleft())
@@ -342,12 +341,14 @@ class Driver:
                 self.note_connection(name, what)
             else:
                 core.receive(name, what, request)
-        taken = self.take()
-        if taken:
-            core.submit(taken)
+        if self.wanted or self.keeper.lives or self.keeper.wishes:
+            core.submit(self.take())
         core.tick(core.now)
         cluster = core.directory.cluster
-        for name, message, request in [*core.outgoing(), *self.members_due(core.now)]:
+        frames = core.outgoing()
+        if core.now >= self.members_at:
+            frames += self.members_due(core.now)
+        for name, message, request in frames:
             if not connections.send(name, message, request, cluster):
                 core.unsent(name, message, request)
         if core.resolved:
@@ -370,10 +371,13 @@ class Driver:
         taken = [wanted.popleft() for _ in range(len(wanted))]
         return taken + self.keeper.due() if self.keeper else taken
 
+    def patience(self) -> float:
+        """For how many seconds to wait for what arrives."""
+        seconds = min(self.core.wake_at() - time.monotonic(), WAIT_SECONDS_MAX)
+        return min(seconds, self.keeper.seconds()) if self.keeper.lives or self.keeper.wishes else seconds
+
     def members_due(self, now: float) -> Iterable[Outgoing]:
-        """The frames that ask who the members are, when it is time for that."""
-        if now < self.members_at:
-            return ()
+        """The frames that ask who the members are, because it is time for that."""
         self.members_at = now + MEMBERS_SECONDS
         return self.core.ask_for_members()
 

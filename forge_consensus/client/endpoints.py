@@ -119,7 +119,8 @@ class Directory:
 
     def ready(self) -> Endpoint | None:
         """The leader, if it is known and answers."""
-        return self.leader if self.leader is not None and self.leader.answers else None
+        leader = self.leader
+        return leader if leader is not None and leader.answers else None
 
     def call_bytes_max(self) -> float:
         """No call of more bytes fits into a frame to every node, as far as their limits are known."""
@@ -148,15 +149,13 @@ class Directory:
                 wait_ms = LOCATE_WAIT_MS if endpoint.answers else 0  # its limits are needed at once
                 yield endpoint, Locate(self.known_term(endpoint), wait_ms)
 
-    def unanswered(self, now: float) -> Iterator[Endpoint]:
-        """The connected endpoints that have not answered yet, and of which it is time to ask.
+    def unanswered(self) -> list[Endpoint]:
+        """The connected endpoints that have not answered yet, and are asked again and again.
 
         Without an answer the client does not know their limits, and a frame that is too large for a node costs the
         connection, again and again.
         """
-        for endpoint in self.endpoints.values():
-            if endpoint.connected and not endpoint.answers and now - endpoint.asked_at >= LOCATE_GRACE_SECONDS:
-                yield endpoint
+        return [endpoint for endpoint in self.endpoints.values() if endpoint.connected and not endpoint.answers]
 
     def known_term(self, endpoint: Endpoint) -> int:
         """The term of which the endpoint need not tell; the last leader may answer that it still leads in that term."""

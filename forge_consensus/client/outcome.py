@@ -32,8 +32,16 @@ SESSION_TEXT = "the session is no more; whether the command was carried out is u
 NOT_LEADING = frozenset({NotLeaderError.code, NoLeaderError.code})
 OF_NODE = frozenset({*NOT_LEADING, ClusterNotFoundError.code, NotStartedError.code, StorageFullError.code})
 """Codes of refusals that are about the node and not about what was asked."""
+CONNECTED = "connected, no answer yet"
 RETRIED = frozenset({OUTCOME_UNKNOWN, NotStartedError.code})
 """Codes after which a client sends again though they are not retryable: its session makes that safe."""
+
+
+def said_by(message: Refused, before: str) -> str:
+    """What an endpoint is known to have said after a refusal; that of a single call is told by its error only."""
+    if message.code in OF_NODE:
+        return f"{message.code}: {message.text}" if message.text else message.code
+    return "it answers" if before == CONNECTED else before
 
 
 def retried(code: str) -> bool:

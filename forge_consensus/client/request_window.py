@@ -90,7 +90,7 @@ class RequestWindow(Generic[P]):
 
     def sendable(self) -> bool:
         """Whether there is a call to send, and the window allows it."""
-        return bool(self.again or self.queue) and self.room > 0
+        return bool(self.again or self.queue) and self.allowed - len(self.open) + len(self.again) > 0
 
     @property
     def room(self) -> int:

@@ -18,17 +18,18 @@ from forge_consensus.actors.messages import (
     Submit,
     WireMessage,
 )
-from forge_consensus.client.endpoints import Directory, Endpoint
+from forge_consensus.client.endpoints import LOCATE_GRACE_SECONDS, Directory, Endpoint
 from forge_consensus.client.node_queries import LOOK, NodeQueries
 from forge_consensus.client.outcome import (
+    CONNECTED,
     NOT_LEADING,
-    OF_NODE,
     OUTCOME_UNKNOWN,
     SESSION_TEXT,
     late_error,
     refused_error,
     result_error,
     retried,
+    said_by,
 )
 from forge_consensus.client.patience import Patience
 from forge_consensus.client.pending import NodeAnswer, Pending, PendingNodeQuery, PendingRead
@@ -48,7 +49,6 @@ from forge_consensus.errors import (
 )
 
 BUSY = BusyError.code
-CONNECTED = "connected, no answer yet"
 AUTHENTICATION_FAILED = AuthenticationFailedError.code
 CLUSTER_NOT_FOUND = ClusterNotFoundError.code
 SESSION_EXPIRED = SessionExpiredError.code
@@ -111,6 +111,10 @@ class SessionCore:
         self.patience = Patience(self.settings, random, now)
         self.last_index = 0
         """The newest log entry of which the effect is in any answer so far."""
+        self.greeting = False
+        """Whether there may be a connected endpoint that has not answered yet."""
+        self.asking = False
+        """Whether any query may be unanswered. Each turn looks for them several times, and most who write have none."""
         self.speaks = False
         """Whether any command was sent for somebody else than this client."""
 
@@ -138,8 +142,10 @@ class SessionCore:
                 commands.append(pending)
                 self.speaks = self.speaks or pending.asked_by is not None
             elif isinstance(pending, PendingRead):
+                self.asking = True
                 self.reads.take(pending, self.now)
             elif isinstance(pending, PendingNodeQuery):
+                self.asking = True
                 self.node_queries.add(pending)
         self.commands.take(commands)
 
@@ -151,6 +157,7 @@ class SessionCore:
         endpoint.connected, endpoint.denied = True, False
         endpoint.heard_at = endpoint.ask_at = self.now
         endpoint.answers, endpoint.asked_at = False, -inf
+        self.greeting = True
         endpoint.said = CONNECTED
         if endpoint is self.directory.leader:
             self.start_over()
@@ -191,7 +198,8 @@ class SessionCore:
         endpoint.heard_at, endpoint.answers = self.now, endpoint.connected
         if isinstance(message, Results):
             self.results(message)
-        elif isinstance(message, ReadResults):
+            return
+        if isinstance(message, ReadResults):
             self.read_results(message)
         elif isinstance(message, Refused):
             self.refuse(endpoint, message, request)
@@ -292,7 +300,8 @@ class SessionCore:
             self.commands.answered_sent_at = self.session_used_at = answered.sent_at
             if self.commands.allowed < self.commands.open_max:
                 self.commands.grow(len(message.items), self.now - answered.sent_at)
-            self.patience.regained(self.now)
+            if self.patience.refusals:
+                self.patience.regained(self.now)
         if expired:
             self.expire_session()
 
@@ -437,30 +446,35 @@ class SessionCore:
     def tick(self, now: float) -> None:
         """End late calls and mark lost frames. Call it after everything that had arrived was handed in."""
         self.now = now
-        settings = self.settings
-        self.expire(self.commands.expired(now))
-        self.commands.resend_overdue(now, settings.resend_seconds, settings.resend_passed_seconds)
-        self.give_hopeless_up(self.commands)
-        if self.reads:  # each turn comes here, and most clients that write do not read at the same moment
-            self.tick_reads(now)
-        if self.node_queries:
-            self.expire(self.node_queries.expired(now))
-        self.reads.forget_empty()
-        while self.floor <= self.commands.last and self.floor not in self.commands.open:
+        settings, commands = self.settings, self.commands
+        if commands.earliest <= now:
+            self.expire(commands.expired(now))
+        if commands.open:
+            commands.resend_overdue(now, settings.resend_seconds, settings.resend_passed_seconds)
+            if commands.allowed < commands.open_max:
+                self.give_hopeless_up(commands)
+        if self.asking:
+            self.tick_queries(now)
+        while self.floor <= commands.last and self.floor not in commands.open:
             self.floor += 1
-        idle = self.session and not self.commands.open
+        idle = self.session and not commands.open
         if idle and now - self.session_used_at > settings.session_ttl_ms / 2000:
             self.session = 0
 
-    def tick_reads(self, now: float) -> None:
-        """End late queries and mark those that seem lost."""
+    def tick_queries(self, now: float) -> None:
+        """End late queries, and mark those of the state that seem lost."""
         settings = self.settings
-        self.expire(self.reads.expired(now))
-        self.reads.resend_overdue(
-            now, settings.silence_seconds, settings.resend_seconds, settings.resend_passed_seconds
-        )
-        for window in self.reads.windows.values():
-            self.give_hopeless_up(window)
+        if self.reads:
+            self.expire(self.reads.expired(now))
+            self.reads.resend_overdue(
+                now, settings.silence_seconds, settings.resend_seconds, settings.resend_passed_seconds
+            )
+            for window in self.reads.windows.values():
+                self.give_hopeless_up(window)
+        if self.node_queries:
+            self.expire(self.node_queries.expired(now))
+        self.reads.forget_empty()
+        self.asking = bool(self.reads or self.node_queries)
 
     def give_hopeless_up(self, window: RequestWindow[Any]) -> None:
         """End waiting calls for which a busy leader would have no time before their deadline."""
@@ -509,60 +523,73 @@ class SessionCore:
 
     def working(self) -> bool:
         """Whether any call is outstanding."""
-        return bool(self.commands or self.reads or self.node_queries)
+        commands = self.commands
+        return bool(commands.open or commands.queue or (self.asking and (self.reads or self.node_queries)))
 
     def wake_at(self) -> float:
         """The time at which the driver must come back at the latest; infinity if only a message can change anything."""
         if not self.working():
             return inf if self.directory.term else self.now + IDLE_TICK_SECONDS
-        deadline = self.commands.earliest
-        if self.reads or self.node_queries:
+        deadline, seconds = self.commands.earliest, TICK_SECONDS
+        if self.asking:
             deadline = min(deadline, self.reads.earliest(), self.node_queries.earliest())
-        rests = not self.commands and not self.node_queries and self.reads.kept
-        at = min(self.now + (IDLE_TICK_SECONDS if rests else TICK_SECONDS), deadline)
+            if not self.commands and not self.node_queries and self.reads.kept:
+                seconds = IDLE_TICK_SECONDS
+        at = min(self.now + seconds, deadline)
         return min(at, self.patience.until) if self.patience.until > self.now else at
 
     # --- what is to be sent ---
 
-    def outgoing(self) -> Iterator[Outgoing]:
+    def outgoing(self) -> list[Outgoing]:
         """The frames to send now, as (endpoint, message, request number). Call it after `tick`."""
-        directory = self.directory
-        wanted = directory.ready() is None and (self.working() or not directory.term)
-        for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
-            endpoint.asked_at = self.now
-            yield endpoint.name, message, next(self.requests)
-        for endpoint in directory.unanswered(self.now):
-            endpoint.asked_at = self.now
-            yield endpoint.name, Locate(0, 0), next(self.requests)
-        leader = directory.ready() if self.patience.until <= self.now else None
-        if self.node_queries:
-            nearest = self.reads.nearest(self.reads.stale.avoided(self.now))
-            yield from self.node_queries.outgoing(self.now, nearest, leader, self.requests)
-        if leader is not None and self.commands:
-            yield from self.outgoing_commands(leader.name)
-        if self.reads:
-            yield from self.reads.outgoing(self.now, leader, self.requests)
+        directory, now = self.directory, self.now
+        leader = directory.ready()
+        wanted = (leader is None and (self.working() or not directory.term)) or self.silent()
+        frames: list[Outgoing] = []
+        if wanted or self.greeting or directory.searching_since is not None:
+            self.search(frames, wanted=wanted)
+        if self.patience.until > now:
+            leader = None
+        if self.asking and self.node_queries:
+            nearest = self.reads.nearest(self.reads.stale.avoided(now))
+            frames += self.node_queries.outgoing(now, nearest, leader, self.requests)
+        if leader is not None and self.commands.sendable():
+            self.send_commands(leader.name, frames)
+        if self.asking and self.reads:
+            frames += self.reads.outgoing(now, leader, self.requests)
             for window in self.reads.windows.values():
                 self.refuse_large(window)
-        self.refuse_large(self.commands)
+        if self.commands.too_large:
+            self.refuse_large(self.commands)
+        return frames
 
-    def outgoing_commands(self, name: str) -> Iterator[Outgoing]:
-        """The frames with commands, or first the request for the session that they need."""
+    def search(self, frames: list[Outgoing], *, wanted: bool) -> None:
+        """Add the frames that ask who leads, if that is `wanted`, and those to endpoints that have not answered yet."""
+        for endpoint, message in self.directory.search(self.now, wanted=wanted):
+            endpoint.asked_at = self.now
+            frames.append((endpoint.name, message, next(self.requests)))
+        unanswered = self.directory.unanswered()
+        self.greeting = bool(unanswered)
+        for endpoint in unanswered:
+            if self.now - endpoint.asked_at >= LOCATE_GRACE_SECONDS:
+                endpoint.asked_at = self.now
+                frames.append((endpoint.name, Locate(0, 0), next(self.requests)))
+
+    def send_commands(self, name: str, frames: list[Outgoing]) -> None:
+        """Add the frames with commands, or first the request for the session that they need."""
         window = self.commands
-        if not window.sendable():
-            return
-        if not self.session:
-            if self.now - self.opening_at >= self.settings.resend_seconds:
-                request = next(self.requests)
-                self.opening = self.opening or request
-                self.opening_at = self.now
-                yield name, OpenSession(self.settings.session_ttl_ms), request
-            return
         while window.sendable():
+            if not self.session:
+                if self.now - self.opening_at >= self.settings.resend_seconds:
+                    request = next(self.requests)
+                    self.opening = self.opening or request
+                    self.opening_at = self.now
+                    frames.append((name, OpenSession(self.settings.session_ttl_ms), request))
+                return
             request = next(self.requests)
             items = window.pack(name, request, self.now)
             if items:
-                yield name, Submit(self.session, self.floor, items, self.askers(items)), request
+                frames.append((name, Submit(self.session, self.floor, items, self.askers(items)), request))
 
     def askers(self, items: tuple[tuple[int, bytes], ...]) -> tuple[tuple[int, tuple[str, ...]], ...]:
         """For whom these commands are sent, by number; those of the client itself are left out."""
@@ -570,10 +597,3 @@ class SessionCore:
             return ()
         found = ((number, self.commands.open[number].asked_by) for number, _ in items)
         return tuple((number, tuple(asker)) for number, asker in found if asker is not None)
-
-
-def said_by(message: Refused, before: str) -> str:
-    """What an endpoint is known to have said after a refusal; that of a single call is told by its error only."""
-    if message.code in OF_NODE:
-        return f"{message.code}: {message.text}" if message.text else message.code
-    return "it answers" if before == CONNECTED else before

@@ -80,7 +80,10 @@ class SocketPoller:
             seconds: how long to wait at most, rounded up to milliseconds; 0 only looks.
 
         """
-        found: list[Socket | int] = [socket for socket in list(self.unsure) if self.has_more(socket)]
+        found: list[Socket | int] = []
+        for socket in list(self.unsure):
+            if self.has_more(socket):
+                found.append(socket)
         for descriptor, _ in self.epoll.poll(0 if found else seconds):
             watched = self.watched[descriptor]
             if watched not in found:
