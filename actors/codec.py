@@ -165,8 +165,10 @@ def check_of_column(annotation: Any) -> Check:
         if args[-1] is Ellipsis:
             check_array = check_of_array(annotation)
             return lambda column: kinds.issuperset(map(type, column)) and all(map(check_array, column))
-        check = check_of_columns(args)
-        return lambda column: kinds.issuperset(map(type, column)) and check(column)
+        check, check_row = check_of_columns(args), check_of_row(args)
+        return lambda column: (
+            kinds.issuperset(map(type, column)) and (check_row(column[0]) if len(column) == 1 else check(column))
+        )
     if kind is int:
         return lambda column: (
             kinds.issuperset(map(type, column)) and (not column or (min(column) >= 0 and max(column) < NUMBER_MAX))
