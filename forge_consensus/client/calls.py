@@ -125,7 +125,6 @@ class Calls(PublicSurface):
             "deadline",
             "command",
             "commands",
-            "encoded",
             "pending",
             "query",
             "barrier_query",
@@ -236,7 +235,7 @@ class Calls(PublicSurface):
 
         Raises `CommandTooLargeError`, and ValueError for what is no command.
         """
-        return self.pending(command, self.deadline(timeout))
+        return self.pending(command, time.monotonic() + self.timeout if timeout is None else self.deadline(timeout))
 
     def commands(self, commands: Sequence[Command], deadline: float, first: int = 0) -> list[Pending[Any]]:
         """The calls that carry out these commands until the monotonic time `deadline`, not yet handed over.
@@ -253,14 +252,10 @@ class Calls(PublicSurface):
         return made
 
     def pending(self, command: Command, deadline: float) -> Pending[Any]:
-        """The call that carries out a command until a monotonic time, not yet handed over. Raises as `command` does."""
-        pending: Pending[Any] = Pending(self.encoded(command), deadline)
-        if command.type.startswith(RESERVED):
-            pending.asked_by = ASKED_BY.get()
-        return pending
+        """The call that carries out a command until a monotonic time, not yet handed over. Raises as `command` does.
 
-    def encoded(self, command: Command) -> bytes:
-        """The bytes of a command, with a correlation id if it is to have one. Raises as `command` does."""
+        The command gets a correlation id if it has none and is to have one.
+        """
         if not isinstance(command, Command):
             raise ValueError(f'{command!r} is no command: make one, such as Command("set", {{"key": "k", "value": 1}})')
         if self.correlation_ids is not None and command.correlation_id is None:
@@ -271,7 +266,10 @@ class Calls(PublicSurface):
                 f"the command has {len(payload)} bytes and at most {COMMAND_BYTES_MAX} "
                 "are possible: send less in one command"
             )
-        return payload
+        pending: Pending[Any] = Pending(payload, deadline)
+        if command.type.startswith(RESERVED):
+            pending.asked_by = ASKED_BY.get()
+        return pending
 
     def barrier_query(self, route: Route, timeout: float | None) -> PendingRead[None]:
         """The call that asks nothing and is answered as a query of that route is, not yet handed over."""

@@ -42,7 +42,8 @@ def living(fields: dict[str, Any], ttl: float | None, lease: LeaseRef | None) ->
 
 def set_command(key: str, value: Any, correlation_id: str | None, ttl: float | None, lease: LeaseRef | None) -> Command:
     """The command that sets a key. Raises `InvalidConfigError` for a wrong `ttl` or `lease`."""
-    return Command("set", living({"key": key, "value": value}, ttl, lease), correlation_id)
+    fields = {"key": key, "value": value}
+    return Command("set", fields if ttl is lease is None else living(fields, ttl, lease), correlation_id)
 
 
 def cas_command(

@@ -140,10 +140,11 @@ class Pending(Generic[T]):
         Raises `CommandError` for one that the machine's node could encode and nobody can decode.
         """
         try:
-            return cast("T", unpack(self.answer))
+            value: T = unpack(self.answer)
         except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
             text = f"what was asked is done, but its result cannot be decoded ({error}): {READABLE}"
             raise CommandError(type(error).__name__, text) from error
+        return value
 
     @property
     def correlation_id(self) -> str | None:
@@ -153,8 +154,7 @@ class Pending(Generic[T]):
     def finish(self) -> None:
         """Note that the outcome is known (`answer` or `error` is set), and run the callbacks."""
         self.finished = True
-        callbacks = self.callbacks
-        while callbacks:
+        while self.callbacks:
             self.run_one()
 
     def run_one(self) -> None:
@@ -203,6 +203,20 @@ class Pending(Generic[T]):
         Raises `ConsensusTimeoutError` if it is not done within `timeout` seconds; by default as
         long as its own deadline allows.
         """
+        if not self.finished:
+            self.wait_for_outcome(timeout)
+        return self.error
+
+    def result(self, timeout: float | None = None) -> T:
+        """The machine's value; raises the error it ended with, or as `exception` does."""
+        if not self.finished:
+            self.wait_for_outcome(timeout)
+        if self.error is not None:
+            raise fresh(self.error)
+        return self.value()
+
+    def wait_for_outcome(self, timeout: float | None) -> None:
+        """Wait as `exception` does. Raises `ConsensusTimeoutError`."""
         if timeout is None:
             timeout = self.deadline - time.monotonic() + DRIVER_GRACE_SECONDS
         if not self.wait(timeout):
@@ -211,14 +225,6 @@ class Pending(Generic[T]):
             )
             late.retryable = False  # it may be carried out yet
             raise late
-        return self.error
-
-    def result(self, timeout: float | None = None) -> T:
-        """The machine's value; raises the error it ended with, or as `exception` does."""
-        error = self.exception(timeout)
-        if error is not None:
-            raise fresh(error)
-        return self.value()
 
 
 class PendingRead(Pending[T]):

@@ -73,7 +73,7 @@ def original_epoll() -> select.epoll:
 
 def taken_lock() -> Lock:
     """A lock that is taken; whoever takes it once more waits for its release."""
-    if threads_replaced() and "gevent.monkey" in sys.modules:
+    if "gevent.monkey" in sys.modules and threads_replaced():
         return GreenLock()
     lock = allocate_lock()
     lock.acquire()
