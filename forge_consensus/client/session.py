@@ -455,8 +455,7 @@ class SessionCore:
                 self.give_hopeless_up(commands)
         if self.asking:
             self.tick_queries(now)
-        while self.floor <= commands.last and self.floor not in commands.open:
-            self.floor += 1
+        self.floor = next(iter(commands.open), commands.last + 1)
         idle = self.session and not commands.open
         if idle and now - self.session_used_at > settings.session_ttl_ms / 2000:
             self.session = 0
