@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from forge_consensus.storage.ledger.changes import Action, Change, steps
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.identity import DRAWN
 from forge_consensus.testing.rules.disk_model import Disk
-from forge_consensus.testing.rules.member_rules import check_may_lead, flaw, is_of_member
+from forge_consensus.testing.rules.member_rules import check_may_lead, check_takes_over, flaw, is_of_member
 from forge_consensus.testing.rules.violations import ViolationError
 
 FOUNDED = Configuration.of({name: f"{name}:1" for name in ("n1", "n2", "n3")})
@@ -106,3 +109,18 @@ def test_a_disk_counts_only_for_the_member_whose_folder_it_is() -> None:
     assert is_of_member(Disk(incarnation="four"), "n4", WITH_LEARNERS)
     assert not is_of_member(Disk(incarnation="another"), "n4", WITH_LEARNERS)
     assert is_of_member(Disk(incarnation="another"), "n1", WITH_LEARNERS)
+
+
+def test_who_takes_over_has_the_whole_log_unless_its_folder_was_lost_since() -> None:
+    identity = SimpleNamespace(boots={"n2": (f"folder{DRAWN}draw", 3)})
+    log = SimpleNamespace(last=2, last_term=1)
+    ledger = SimpleNamespace(identity=identity, log=log, term=1, configuration=FOUNDED)
+    leader = cast("Any", SimpleNamespace(name="n1", engine=SimpleNamespace(ledger=ledger)))
+    whole = Disk(term=1, last=2, terms={1: 1, 2: 1}, incarnation="folder")
+    check_takes_over(leader, "n2", whole)
+    short = Disk(term=1, last=1, terms={1: 1}, incarnation="folder")
+    with pytest.raises(ViolationError, match="n1 tells n2 to take over, whose disk lacks entry 2"):
+        check_takes_over(leader, "n2", short)
+    check_takes_over(leader, "n2", Disk(incarnation="another"))
+    with pytest.raises(ViolationError, match="lacks entry 2"):
+        check_takes_over(leader, "n2", None)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from forge_consensus.actors.raft.leadership import Leadership
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.identity import folder_of
 from forge_consensus.testing.rules.disk_model import Disk, majorities_meet, voter_sets
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.world.base import SimulatedBase
@@ -80,10 +81,16 @@ def check_may_lead(name: str, disk: Disk) -> None:
 
 
 def check_takes_over(node: SimulatedBase, to: str, target: Disk | None) -> None:
-    """Demand that whom a leader tells to stand has its whole log on disk (dissertation 3.10), and votes."""
+    """Demand that whom a leader tells to stand has its whole log on disk (dissertation 3.10), and votes.
+
+    A folder that was lost a moment ago is no fault of the leader, which cannot know; its message names a boot of the
+    lost one, so the new one refuses it.
+    """
     ledger = node.engine.ledger
     last, configuration = ledger.log.last, ledger.configuration
-    there = target is not None and (target.term > ledger.term or target.holds(last, ledger.log.last_term))
+    greeted = ledger.identity.boots.get(to)
+    lost = target is not None and greeted is not None and folder_of(greeted[0]) != target.incarnation
+    there = (target is not None and (target.term > ledger.term or target.holds(last, ledger.log.last_term))) or lost
     demand(there, "transfer", f"{node.name} tells {to} to take over, whose disk lacks entry {last}")
     demand(to in voter_sets(configuration)[0], "transfer", f"{node.name} tells {to} to take over, which does not vote")
 
