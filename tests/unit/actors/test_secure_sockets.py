@@ -26,7 +26,7 @@ from forge_consensus.security.curve import KeyPair, be_client
 
 Socket = zmq.Socket[bytes]
 OPTIONS = DealerOptions(1 << 20, 100, None, 20, 100, link_timeout=2.0)
-SECONDS_MAX = 10.0
+SECONDS_MAX = 30.0
 NODE, READER, METER, STRANGER, OTHER = (KeyPair.made() for _ in range(5))
 ROLES: dict[str, Any] = {"n1": "peer", "reader": "read", "meter": "metrics"}
 
