@@ -97,6 +97,7 @@ class Connection:
             servers = credentials.of(self.address)
             if servers != self.link.servers:
                 self.link.take_servers(servers)
+                self.poller.used(self.socket)
 
     @property
     def reached(self) -> str:

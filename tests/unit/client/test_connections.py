@@ -12,6 +12,8 @@ from forge_consensus.actors.messages import GetMembers, GetStatus, Read, ReadRes
 from forge_consensus.client.connections import FRAME_BYTES_MAX, UNTOLD_BYTES, Connection, Connections, tend_links
 from forge_consensus.process.socket_poller import SocketPoller
 from forge_consensus.process.wakeup import Wakeup
+from forge_consensus.security.credentials import Credentials
+from forge_consensus.security.curve import KeyPair
 from tests.unit.actors.test_gate import of_next_version
 from tests.worlds.waiting import wait_for
 
@@ -105,3 +107,24 @@ def test_an_answer_in_another_protocol_version_is_told_and_not_taken_for_silence
         connections.close()
         router.close(0)
         context.term()
+
+
+def test_other_keys_of_a_node_are_calls_on_the_socket_of_which_the_poller_hears() -> None:
+    """Ending the connection may take libzmq's note of a frame that has just arrived."""
+    context: zmq.Context[Socket] = zmq.Context()
+    first, second = KeyPair.made(), KeyPair.made()
+    present = {"n1": (first.public,)}
+    credentials = Credentials(KeyPair.made(), present, present=lambda: present)
+    poller = SocketPoller()
+    connection = Connection(context, "127.0.0.1:1", poller, credentials=credentials)
+    poller.register(connection.socket)
+    assert not poller.has_more(connection.socket)
+    connection.renew_keys()
+    assert connection.socket not in poller.unsure
+    present = {"n1": (second.public,)}
+    connection.renew_keys()
+    assert connection.link.servers == (second.public,)
+    assert connection.socket in poller.unsure
+    poller.close()
+    connection.close()
+    context.term()
