@@ -304,10 +304,12 @@ class QueryDesk(ClientDesk):
     def stale_ms_of(self, answers: Answers) -> int:
         """How old the state of these answers is now, at most: asking the machine may have taken a while.
 
-        A helper may begin long after its slice was ordered, with reads that came meanwhile.
+        A helper may begin long after its slice was ordered, with reads that came meanwhile. An age that is not known
+        stays `NEVER_MS`, so a read without a bound takes it.
         """
         if answers.applied != self.ledger.applied:
-            return answers.stale_ms + ceil((self.clock.reading() - self.slice_began) * 1000)
+            later_ms = ceil((self.clock.reading() - self.slice_began) * 1000)
+            return min(answers.stale_ms + later_ms, NEVER_MS)
         return max(answers.stale_ms, self.staleness_ms())
 
     def staleness_ms(self) -> int:

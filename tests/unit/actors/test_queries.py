@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgpack
 import pytest
 
 from forge_consensus.actors.messages import (
+    NEVER_MS,
     AppendEntries,
     AppendReply,
     GetStatus,
@@ -21,6 +23,8 @@ from forge_consensus.actors.messages import (
     Submit,
 )
 from forge_consensus.actors.notices import TakeSnapshot
+from forge_consensus.actors.queries import QueryDesk
+from forge_consensus.actors.raft.answering import Answers
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import UnavailableError
 from forge_consensus.events.types import QuerySlow
@@ -453,3 +457,11 @@ def test_a_long_scan_is_answered_in_steps_between_which_commands_are_applied(
     [(number, code, rows)] = answers(node)
     assert (number, code, len(rows)) == (1, "", count)
     assert rows[0] == ["k00000", "old"]
+
+
+@pytest.mark.parametrize(("stale_ms", "told"), [(NEVER_MS, NEVER_MS), (7, 1507)])
+def test_an_age_that_is_not_known_stays_so_while_the_node_applies(stale_ms: int, told: int) -> None:
+    """A read without a bound accepts it; one millisecond more would be refused."""
+    desk = cast("Any", SimpleNamespace(slice_began=1.0, clock=SimpleNamespace(reading=lambda: 2.5)))
+    desk.ledger = SimpleNamespace(applied=5)
+    assert QueryDesk.stale_ms_of(desk, Answers(cast("Any", None), [], 4, stale_ms)) == told
