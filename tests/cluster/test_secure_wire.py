@@ -248,7 +248,7 @@ def test_a_leader_that_is_killed_is_replaced_and_comes_back(cluster: LocalCluste
         load.goes_on()
         cluster.restart(old)
         load.goes_on()
-        cluster.wait_until_settled()
+    cluster.wait_until_settled()
     assert load.failures == []
 
 
