@@ -25,13 +25,13 @@ class StorageSettings:
     SECTION: ClassVar = "storage"
 
     tail_bytes_max: int = setting(
-        32 * MIB,
+        16 * MIB,
         reload="hot",
         unit="bytes",
         minimum=0,
         original="raft.log_cache_size",
         what="How much of the log's end is kept in memory.",
-        why="Followers in step are served from memory, also over a pause of some seconds.",
+        why="Followers in step are served from memory, also over a pause of a second; others from disk.",
     )
     uncommitted_entries_max: int = setting(
         50_000,
