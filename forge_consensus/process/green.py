@@ -66,9 +66,20 @@ def original_getaddrinfo() -> Callable[..., Any]:
 
 
 def original_epoll() -> select.epoll:
-    """A poller of files on which the thread that waits is a real one; gevent takes the class out of its module."""
-    monkey: Any = sys.modules.get("gevent.monkey") if threads_replaced() else None
-    return select.epoll() if monkey is None else cast("select.epoll", monkey.get_original("select", "epoll")())
+    """A poller of files on which the thread that waits is a real one; gevent takes the class out of its module.
+
+    It does so whether or not it replaces threads too. Raises `InvalidConfigError` where another library did.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return cast("select.epoll", monkey.get_original("select", "epoll")())
+    if not hasattr(select, "epoll"):
+        refuse_replaced_threads("a client or feed", "use gevent, asyncio or plain threads")
+        raise InvalidConfigError(
+            "a client or feed cannot run here, because a library has taken epoll out of the module select of this "
+            "process: have it leave that module as it is, or use gevent, asyncio or plain threads"
+        )
+    return select.epoll()
 
 
 def taken_lock() -> Lock:
