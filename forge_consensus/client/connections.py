@@ -15,7 +15,7 @@ from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, PING
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
 from forge_consensus.process.socket_poller import SocketPoller
-from forge_consensus.process.wakeup import Wakeup
+from forge_consensus.process.wakeup import NOBODY, Wakeup
 from forge_consensus.security.credentials import Credentials
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -313,6 +313,7 @@ class Connections:
         for port in self.ports.values():
             port.close()
         self.poller.close()
+        self.wakeup = NOBODY  # its descriptor lives as long as anybody holds it
         for connection in self.by_address.values():
             connection.close()
         if self.context is not None:

@@ -153,7 +153,7 @@ class Driver:
             self.thread = ForgeThread(target=self.run, name="forge-client")
             self.thread.start()
         except BaseException as error:
-            self.thread, self.wakeup = None, NOBODY
+            self.thread, self.connections, self.wakeup = None, None, NOBODY
             if isinstance(error, ConsensusError):
                 self.abandon(error)
             self.unbegun.append(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,10 @@ import zmq
 from forge_consensus.actors.codec import STAMP, VERSION, Extension, Frame, decode, encode
 from forge_consensus.actors.messages import GetMembers, GetStatus, Read, ReadResults, Refused
 from forge_consensus.client.connections import FRAME_BYTES_MAX, UNTOLD_BYTES, Connection, Connections, tend_links
+from forge_consensus.client.driver import Driver
+from forge_consensus.errors import TransportUnavailableError
 from forge_consensus.process.socket_poller import SocketPoller
+from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.wakeup import Wakeup
 from forge_consensus.security.credentials import Credentials
 from forge_consensus.security.curve import KeyPair
@@ -128,3 +132,27 @@ def test_other_keys_of_a_node_are_calls_on_the_socket_of_which_the_poller_hears(
     poller.close()
     connection.close()
     context.term()
+
+
+def test_closed_connections_do_not_hold_the_descriptor_of_the_wake_up() -> None:
+    """A program may hold a client long after it was closed, and its forked children hold it too."""
+    wakeup = Wakeup()
+    connections = Connections(wakeup)
+    descriptor = wakeup.fd
+    os.fstat(descriptor)
+    del wakeup
+    connections.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_a_driver_that_could_not_begin_holds_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: ForgeThread) -> None:
+        raise TransportUnavailableError("no thread could be started")
+
+    monkeypatch.setattr(ForgeThread, "start", refuse)
+    driver = Driver(["127.0.0.1:1"])
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(TransportUnavailableError):
+        driver.begin()
+    assert set(os.listdir("/proc/self/fd")) <= before
