@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from math import inf
 
 import pytest
@@ -22,13 +22,6 @@ from forge_consensus.errors import (
 )
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.client_fakes import FakeCluster
-
-
-@pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    fake = FakeCluster()
-    yield fake
-    fake.stop()
 
 
 def run(

@@ -30,13 +30,6 @@ from tests.worlds.client_fakes import FakeCluster, FakeGroup
 
 
 @pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    fake = FakeCluster()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
 def client(cluster: FakeCluster) -> Iterator[Client]:
     with Client(cluster.addresses, timeout=5.0, cluster_id="fake") as made:
         yield made

@@ -73,13 +73,6 @@ def driven(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
 
 @pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    fake = FakeCluster()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
 def client(cluster: FakeCluster, driven: Counter) -> Iterator[Client]:
     """A client that has connections to all nodes and a session."""
     with Client(cluster.addresses, timeout=30.0) as made:

@@ -26,13 +26,6 @@ from tests.worlds.client_fakes import FakeCluster
 
 
 @pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    fake = FakeCluster()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
 def client(cluster: FakeCluster) -> Iterator[Client]:
     with Client(cluster.addresses, timeout=3.0, cluster_id="fake") as made:
         yield made
