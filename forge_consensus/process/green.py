@@ -76,8 +76,8 @@ def original_epoll() -> select.epoll:
     if not hasattr(select, "epoll"):
         refuse_replaced_threads("a client or feed", "use gevent, asyncio or plain threads")
         raise InvalidConfigError(
-            "a client or feed cannot run here, because a library has taken epoll out of the module select of this "
-            "process: have it leave that module as it is, or use gevent, asyncio or plain threads"
+            "nothing can wait for sockets in this process, because a library has taken epoll out of the module select: "
+            "have it leave that module as it is, or use gevent, asyncio or plain threads"
         )
     return select.epoll()
 
